@@ -20,20 +20,33 @@ from torch.nn.utils.prune import BasePruningMethod
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
+from normfold.export.errors import CaptureError
+
 __all__ = ["all_in_float64", "duplicate", "unwrapped", "with_plain_weights"]
 
 #: Hooks that compute a weight from other weights before each call, and can put its value in its place.
 _COMPUTING = (WeightNorm, SpectralNorm, BasePruningMethod)
 _PARALLEL = (nn.DataParallel, nn.parallel.DistributedDataParallel)
+#: Where the class of what torch.compile returns is defined. Its import takes seconds, so it is known by name.
+_COMPILED = "torch._dynamo.eval_frame"
 
 
 def unwrapped(network: nn.Module) -> nn.Module:
-    """Return the network within wrappers that change how it runs, not what it computes."""
-    while True:
-        inner = network.module if isinstance(network, _PARALLEL) else getattr(network, "_orig_mod", None)
-        if not isinstance(inner, nn.Module):
-            return network
+    """Return the network within wrappers that change how it runs, not what it computes.
+
+    Raises:
+        CaptureError: a wrapper has a hook, which may change what it computes.
+    """
+    while isinstance(network, _PARALLEL) or type(network).__module__ == _COMPILED:
+        if network._forward_hooks or network._forward_pre_hooks:
+            raise CaptureError(
+                f"{type(network).__name__} around the network has a hook, which may change its answers. "
+                "Remove the hook, or give the network that it wraps."
+            )
+        inner = network.module if isinstance(network, _PARALLEL) else network._orig_mod
+        assert isinstance(inner, nn.Module)
         network = inner
+    return network
 
 
 def duplicate(network: nn.Module) -> nn.Module:
@@ -97,8 +110,9 @@ def _plain(module: nn.Module) -> None:
     held = module.parametrizations
     assert isinstance(held, nn.ModuleDict)
     values = {name: getattr(module, name).detach().clone() for name in held}
+    trained = {name: any(p.requires_grad for p in parts.parameters()) for name, parts in held.items()}
     kind = parametrize.type_before_parametrizations(module)
     del module.parametrizations
     module.__class__ = kind
     for name, value in values.items():
-        module.register_parameter(name, nn.Parameter(value, requires_grad=False))
+        module.register_parameter(name, nn.Parameter(value, requires_grad=trained[name]))

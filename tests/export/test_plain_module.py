@@ -16,7 +16,8 @@ from torch.nn.utils import parametrizations, parametrize, prune
 
 from normfold.export.capture.capture_errors import refuse_quantized
 from normfold.export.capture.named_network import NamedNetwork
-from normfold.export.errors import CaptureError, CheckpointError, SourceError
+from normfold.export.errors import CaptureError, CheckpointError, FoldError, SourceError
+from normfold.export.fold import fold_module
 from normfold.export.plain_module import duplicate, unwrapped, with_plain_weights
 from normfold.export.sources.module_origin import exact
 from normfold.export.sources.opening import open_origin
@@ -30,6 +31,8 @@ def plain() -> nn.Module:
 
 class Compiled(nn.Module):
     """What torch.compile returns holds the network under this name; the import alone of torch's own takes seconds."""
+
+    __module__ = "torch._dynamo.eval_frame"
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -45,7 +48,29 @@ def test_a_wrapper_is_taken_off(wrap: Callable[[nn.Module], nn.Module]) -> None:
 
 
 def test_a_network_without_a_wrapper_is_taken_as_it_is() -> None:
-    assert unwrapped(inner := plain()) is inner
+    inner = plain()
+    assert unwrapped(inner) is inner
+    inner._orig_mod = nn.ReLU()  # a layer of one's own under this name is no wrapped network
+    assert unwrapped(inner) is inner
+
+
+@pytest.mark.parametrize("wrap", [Compiled, nn.DataParallel])
+def test_a_hook_on_a_wrapper_is_not_lost(wrap: Callable[[nn.Module], nn.Module]) -> None:
+    wrapped = wrap(plain())
+    wrapped.register_forward_hook(lambda layer, given, answer: 2 * answer)
+    with pytest.raises(CaptureError, match="around the network has a hook"):
+        load_source(wrapped)
+    with pytest.raises(FoldError, match="around the network has a hook"):
+        fold_module(wrapped, torch.randn(2, 3, 9))
+
+
+def test_a_weight_that_was_computed_is_trained_further_only_if_it_was_before() -> None:
+    network = plain()
+    for layer in (network[0], network[3]):
+        parametrizations.weight_norm(layer)
+    network[3].requires_grad_(False)
+    with_plain_weights(network.eval())
+    assert (network[0].weight.requires_grad, network[3].weight.requires_grad) == (True, False)
 
 
 class Symmetric(nn.Module):

@@ -61,6 +61,8 @@ def fold_module(module: nn.Module, *example_inputs: Any, fold_all: bool = False)
     refuse_state(network, inputs)
     graph_module = traced(network, inputs)
     refuse_other_numbers(network, graph_module, inputs)
+    trained = type(network).__name__ if module.training else ""
+    del network  # as large as the given one
     found = shapes(graph_module, inputs, constant_calls(graph_module.graph))
     batchnorms, nodes, parameters = _counts(graph_module)
     net, skeleton = read(graph_module, found)
@@ -72,7 +74,6 @@ def fold_module(module: nn.Module, *example_inputs: Any, fold_all: bool = False)
     removed = prune(net)
     folded = rebuilt(graph_module, skeleton, folding, before)
     after = _counts(folded)
-    trained = type(network).__name__ if module.training else ""
     return folded, FoldReport(
         folds=(*folding.folds, *unread),
         batchnorms_before=batchnorms,

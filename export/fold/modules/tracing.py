@@ -15,7 +15,7 @@ import torch
 from torch import fx, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
-from normfold.export.errors import FoldError
+from normfold.export.errors import CaptureError, FoldError
 from normfold.export.fold.modules.inplace import out_of_place
 from normfold.export.fold.modules.tracer import Tracer
 from normfold.export.plain_module import duplicate, unwrapped, with_plain_weights
@@ -29,9 +29,12 @@ def plain_copy(module: nn.Module) -> nn.Module:
     """Return a copy of a network in eval mode without what wraps it, and with the values of computed weights.
 
     Raises:
-        FoldError: the network cannot be copied.
+        FoldError: the network cannot be copied, or a wrapper around it has a hook.
     """
-    inner = unwrapped(module)
+    try:
+        inner = unwrapped(module)
+    except CaptureError as error:
+        raise FoldError(str(error)) from None
     try:
         network = duplicate(inner).eval()
     except Exception as error:
