@@ -5,9 +5,9 @@
 The weights of the operators before become zero there and their bias v. So the affine has no scale of 0 any more and can
 be inverted, and the constant channel can serve as a carrier.
 
-A channel that is constant before the affine already, because its weights are zero, comes to this, too:
+Where a channel is constant before the affine already, because its weights are zero, any scale r does:
 
-    s·c + t = 0·u + (s·c + t)      where u always holds c in that channel
+    s·u + t = r·u + (s·c + t - r·c)      where u always holds c in that channel
 """
 
 from __future__ import annotations
@@ -25,9 +25,10 @@ from normfold.export.fold.silencing import Silencing
 
 
 def settle_constants(target: Scaling) -> None:
-    """Scale channels by 0 that are constant before a BatchNorm, where their scale and shift would cancel.
+    """Give a smaller scale to channels that are constant before a BatchNorm, where scale and shift would cancel.
 
-    Their variance is 0 and their mean is not, so they alone would keep all channels from going into the readers.
+    Their variance is 0 and their mean is not, so they alone would keep all channels from going into the readers. The
+    scale is positive, and not 0: an affine with a scale of 0 cannot be undone in other readers.
     """
     statistics, size = target.params.statistics, target.outputs[0].channels
     if target.cancels <= MOST_APART or statistics is None or size is None:
@@ -44,9 +45,13 @@ def settle_constants(target: Scaling) -> None:
     chosen &= np.isfinite(constant)
     if not chosen.any():
         return
-    scale, shift = np.where(chosen, 0.0, scale), np.where(chosen, constant, shift)
+    target.cancels = mean_cancelling(ratios, np.where(chosen, 0.0, scale))
+    gamma = np.abs(scale) * np.sqrt(np.maximum(variance, 0.0) + statistics.epsilon)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        small = np.fmin(1.0, (np.abs(constant) + gamma) / np.abs(held))  # so that the new terms do not cancel either
+    scale = np.where(chosen, small, scale)
+    shift = np.where(chosen, constant - scale * held, shift)
     target.take(Scaled.like(Affine.along(1, target.params.rank, scale, shift), target.params.usual, statistics))
-    target.cancels = mean_cancelling(ratios, scale)
 
 
 def silence_zero_scales(target: Scaling) -> int:

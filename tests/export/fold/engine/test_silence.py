@@ -275,6 +275,10 @@ DEAD = {"mean": [0.1, 0.7, -0.2, 0.0474], "var": [1.0, 0.0, 2.0, 1e-12], "gamma"
         ("s = Sigmoid(c) n = BN(s, n) y = Conv<pads=[1,1]>(n, v)", 0),
         ("s = Sigmoid(c) n = BN(s, n) d = Conv(n, v) e = Conv(s, v) y = Add(d, e)", 0),  # s has another reader
         ("s = Sigmoid(c) n = BN(s, n) d = Conv<pads=[1,1]>(s, q) e = Add(d, n) t = Tanh(e) y = Conv(t, v)", 0),
+        (
+            "n = BN(c, k) d = Conv<pads=[1,1]>(c, q) r = Relu(d) e = Add(n, r) t = Tanh(e) y = Conv(t, v)",
+            0,
+        ),  # undone in 'd'
         ("n = BN(x, m) c0 = Conv(n, w) s = Sigmoid(c0) y = Conv(s, v)", 1),  # a caller may send other numbers
     ],
 )
@@ -289,6 +293,7 @@ def test_a_channel_that_never_varies_does_not_keep_the_others_from_the_readers(n
         **arrays,
         **norm("n", 4, **DEAD),
         **norm("m", 3, **few),
+        **norm("k", 4, **{**DEAD, "mean": [0.1, 0.8473, -0.2, -3.0]}),
     )
     after, report = folded(model)
     assert report.affines_after == left
