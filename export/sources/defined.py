@@ -51,7 +51,9 @@ def _is_network(definition: ast.ClassDef, classes: dict[str, ast.ClassDef]) -> b
     """Whether it has ``forward`` or a base named like a torch.nn.Module, or is made from such a class of the file."""
     lineage = _lineage(definition, classes)
     return any(_method(s, "forward") for s in lineage) or any(
-        base.endswith(("Module", "Sequential")) for s in lineage for base in _bases(s)
+        base.endswith(("Module", "Sequential")) and not base.endswith("DataModule")
+        for s in lineage
+        for base in _bases(s)
     )
 
 

@@ -52,6 +52,7 @@ class Sized(torch.nn.Module):
         (BLOCKS + NET.replace("Net(nn.Module)", "_Net(nn.Module)"), ["Block", "Wide"]),
         ("class A(L.LightningModule):\n  pass\nclass B(A):\n  def __init__(self, *, n):\n    pass", ["B"]),
         ("class A(B):\n  pass\nclass B(A):\n  def forward(self): pass", ["A", "B"]),
+        ("class Data(L.LightningDataModule):\n  pass\nclass A(nn.Module):\n  pass", ["A"]),
         ("def build(): pass", []),
         ("class", []),
     ],
