@@ -65,7 +65,7 @@ def fold(
         TypeError: the model is none of these.
         SourceError: the file is not there or not an ONNX file that can be folded.
         FoldError: torch.fx cannot trace the PyTorch network, or the network does not take the example; or the ONNX
-            model is written in an opset before 9.
+            model is written in an opset before 9 or has a cycle.
     """
     if isinstance(model, (onnx.ModelProto, str, Path)):
         if example_inputs is not None:
@@ -113,6 +113,10 @@ def fold_module(module: nn.Module, *example_inputs: Any, fold_all: bool = False)
 
 def _fold_graphs(model: ir.Model, fold_all: bool, beside: bool = True) -> FoldReport:
     opset = _opset(model)
+    try:
+        model.graph.sort()
+    except ValueError:
+        raise FoldError("the graph has a cycle: a node reads what is computed from its own output") from None
     before = counts(model)
     notes = _constants_of_old_files(model)
     # Drop unread BatchNorms first: folding one into its producer would change a tensor that others still use.

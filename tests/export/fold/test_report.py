@@ -11,7 +11,7 @@ import onnx_ir as ir
 import pytest
 from onnx import numpy_helper
 
-from normfold.export.errors import ExportError
+from normfold.export.errors import ExportError, FoldError
 from normfold.export.fold import Fold, FoldReport, fold
 
 from .graphs import counted, folded, graph, left, norm, only, operators, same_function, weight_of, weights
@@ -295,6 +295,14 @@ def test_fold_of_a_file_that_is_none_says_so(tmp_path: Path) -> None:
         fold(tmp_path / "pointer.onnx")
     with pytest.raises(TypeError, match="needs no example inputs"):
         fold(str(tmp_path / "net.onnx"), 3)  # type: ignore[call-overload]
+
+
+@pytest.mark.parametrize("cycle", ["a = Relu (a)", "a = Add (b, c) b = Relu (a)"])
+def test_a_graph_with_a_cycle_is_refused(cycle: str) -> None:
+    """It was followed round and round, and took more memory each time."""
+    text = f"g (float[2] x) => (float[2] y) <float[2] c = {{1, 2}}> {{ {cycle} y = Add (x, a) }}"
+    with pytest.raises(FoldError, match="has a cycle"):
+        fold(onnx.parser.parse_model('<ir_version: 9, opset_import: ["": 18]> ' + text))
 
 
 #: Networks whose BatchNorm stays by cost: a Max and a Min for a Relu, a carrier channel in a convolution of few channels.
