@@ -7,6 +7,8 @@ import itertools
 from collections.abc import Callable
 from pathlib import Path
 
+from normfold.serving.catalog.version_text import folder_version
+
 #: The entries of a folder that are looked at.
 MOST_ENTRIES = 100
 #: The paths that a sentence names.
@@ -34,8 +36,7 @@ def misplaced(path: Path) -> str:
             continue
         with contextlib.suppress(OSError):
             for file in sorted((*folder.glob("*.onnx"), *folder.glob("*/*.onnx"))):
-                number = file.parent.name
-                if file.parent != folder and number.isascii() and number.isdecimal() and number[0] != "0":
+                if file.parent != folder and folder_version(file.parent.name) is not None:
                     return f"; {folder.name!r} is no name of a model (letters, digits, . _ -)"
                 return f"; {str(file)!r} is in no version's folder: move it to {str(folder / '1' / file.name)!r}"
     return ""

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import itertools
 import os
 import socket
 import stat
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+
+from normfold.whole_file import lock_within
 
 #: Numbers for names beside a path.
 _NUMBERS = itertools.count()
@@ -41,19 +41,8 @@ def _alone(path: str) -> Iterator[None]:
         with contextlib.suppress(OSError):
             folder = os.open(Path(path).parent, os.O_RDONLY | os.O_DIRECTORY)
             held.callback(os.close, folder)
-            until = time.monotonic() + LOCK_SECONDS
-            while not _locked(folder) and time.monotonic() < until:
-                time.sleep(0.002)
+            lock_within(folder, LOCK_SECONDS)
         yield
-
-
-def _locked(folder: int) -> bool:
-    """Whether this process has the lock of ``folder`` now. Raises OSError where there are no locks."""
-    try:
-        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 def _bound(path: str) -> socket.socket:

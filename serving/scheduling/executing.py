@@ -1,4 +1,4 @@
-"""One run for a batch of requests, or one for each of them if the batch fails or cannot be told apart."""
+"""One run for a batch of requests, or one for each of them if that fails or its outputs cannot be divided."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ class Ran:
     infer_ns: int
     output_ns: int
     started_ns: int
-    #: False: an output does not have the rows of the inputs, so that its rows cannot be told apart.
+    #: False: an output does not have the rows of the inputs, so it cannot be divided among the requests.
     by_rows: bool = True
 
 

@@ -69,7 +69,7 @@ class Exchange:
         #: The counters that each worker reported last, a SnapshotResponse for each model and version, and one.
         self._counters: dict[int, dict[tuple[str, str], bytes]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        #: What each worker was told last of the models that some of them cannot load.
+        #: The models that some workers cannot load, as it was sent last to all of them.
         self._failing: tuple[tuple[str, tuple[int, ...]], ...] = ()
         #: Whether there was a time when every worker listened.
         self.complete = False

@@ -17,10 +17,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-__all__ = ["alone_in", "lock", "write_first", "write_new", "write_whole", "written_whole"]
+__all__ = ["alone_in", "lock", "lock_within", "write_first", "write_new", "write_whole", "written_whole"]
 
 #: A wait for another process that is shorter than this is not worth a word; and the time between two tries, in seconds.
-PATIENCE_SECONDS, _LOOK_SECONDS = 1.0, 0.02
+PATIENCE_SECONDS, _LOOK_SECONDS = 1.0, 0.002
 
 
 @contextlib.contextmanager
@@ -90,15 +90,27 @@ def lock(descriptor: int, folder: Path, waiting: Callable[[str], None]) -> None:
 
     After a second ``waiting`` is called with a sentence that says who has it.
     """
-    end = time.monotonic() + PATIENCE_SECONDS
-    while time.monotonic() < end:
-        try:
-            return fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            time.sleep(_LOOK_SECONDS)
-    with contextlib.suppress(OSError):  # such as a full disk under a log: nobody can be told, but the lock is needed
+    if lock_within(descriptor, PATIENCE_SECONDS):
+        return
+    with contextlib.suppress(OSError):  # such as a full disk under a log: the sentence is lost, the lock is needed
         waiting(f"waiting for {_holder(descriptor)}, which writes in '{folder}'")
-    return fcntl.flock(descriptor, fcntl.LOCK_EX)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+
+
+def lock_within(descriptor: int, seconds: float) -> bool:
+    """Lock the file ``descriptor``; False where others still have it after ``seconds``.
+
+    Raises OSError where there are no locks.
+    """
+    end = time.monotonic() + seconds
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            if time.monotonic() >= end:
+                return False
+            time.sleep(_LOOK_SECONDS)
 
 
 def _holder(descriptor: int) -> str:
