@@ -29,6 +29,7 @@ from normfold.serving.infer.parameters import RequestParameters
 from normfold.serving.rpc.pieces import Answer, Pieces
 from normfold.serving.runtime.bindings import Bound
 from normfold.serving.scheduling.inline import RunTime
+from normfold.serving.wire.lifted import aligned
 from normfold.serving.wire.request_bytes import find_id, parts
 from normfold.serving.wire.varint import varint
 
@@ -102,8 +103,7 @@ class RequestPlan:
         for name, dtype, shape, start, end in self.inputs:
             start, end = start + shift, end + shift
             if start % dtype.itemsize:
-                # NumPy copies while other threads run
-                array = np.frombuffer(data, np.uint8, end - start, start).copy().view(dtype)
+                array = aligned(memoryview(data)[start:end], dtype)
             else:
                 array = np.frombuffer(data, dtype, (end - start) // dtype.itemsize, start)
             feeds[name] = array.reshape(shape)

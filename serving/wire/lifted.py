@@ -24,6 +24,8 @@ Elements = NDArray[Any] | Sequence[bytes]
 #: Tensors of at most this many bytes together are left to protobuf, which reads them within a few milliseconds, and
 #: makes up to eight times as much of them. Raw contents of at most this many bytes each are left to it, too.
 SMALL_BYTES = 1 << 18
+#: Copies of at most this many bytes are made by Python, which does not let other threads run meanwhile.
+SMALL_COPY_BYTES = 1 << 16
 #: The bytes of one piece.
 _PIECE_BYTES = 1 << 16
 #: The bytes of the longest varint.
@@ -164,11 +166,16 @@ def _elements(contents: memoryview) -> tuple[int, Elements | Packed | Strings]:
 
 
 def aligned(data: bytes | memoryview, dtype: np.dtype[Any]) -> NDArray[Any]:
-    """The numbers in ``data``; a copy where they are not aligned, on which onnxruntime's kernels may rely."""
+    """The numbers in ``data``; a copy where they are not aligned, on which onnxruntime's kernels may rely.
+
+    NumPy lets other threads run while it copies, and then the event loop waits for its turn: not for a few bytes.
+    """
     values = np.frombuffer(data, dtype)
-    if not values.flags.aligned:  # NumPy copies while other threads run
-        return np.frombuffer(data, np.uint8).copy().view(dtype)
-    return values
+    if values.flags.aligned:
+        return values
+    if len(data) <= SMALL_COPY_BYTES:
+        return np.frombuffer(bytes(data), dtype)
+    return np.frombuffer(data, np.uint8).copy().view(dtype)
 
 
 def _unusual() -> InvalidRequest:

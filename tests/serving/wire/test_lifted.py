@@ -19,7 +19,7 @@ from normfold.serving.infer import inference
 from normfold.serving.infer.inputs import gather
 from normfold.serving.wire import lifted
 from normfold.serving.wire.fields import sized
-from normfold.serving.wire.lifted import SMALL_BYTES, Packed, Strings, lift, unpacked
+from normfold.serving.wire.lifted import SMALL_BYTES, SMALL_COPY_BYTES, Packed, Strings, aligned, lift, unpacked
 from normfold.serving.wire.outer_fields import MOST_FIELDS
 from normfold.serving.wire.typed import Typed
 from normfold.serving.wire.varint import varint
@@ -225,3 +225,15 @@ def test_whatever_is_lifted_means_what_protobuf_reads(seed, small_bytes, broken)
             return
         found = type(error), str(error)
     assert repr(found) == repr(whole)
+
+
+@pytest.mark.parametrize("size", [4, SMALL_COPY_BYTES, SMALL_COPY_BYTES + 4])
+def test_numbers_are_copied_only_where_they_are_not_aligned_and_few_of_them_without_a_pause(size):
+    data = np.random.default_rng(0).bytes(size + 1)
+    whole = np.frombuffer(data, "<f4", size // 4)
+    assert np.shares_memory(aligned(memoryview(data)[:size], np.dtype("<f4")), whole)
+    moved = aligned(memoryview(data)[1:], np.dtype("<f4"))
+    assert moved.flags.aligned
+    assert moved.tobytes() == data[1:]
+    # NumPy gives the interpreter away while it copies, and Python does not
+    assert isinstance(moved.base, bytes) == (size <= SMALL_COPY_BYTES)
