@@ -19,7 +19,7 @@ from normfold.serving.runtime.devices import Device
 from normfold.serving.runtime.session import Session
 from normfold.serving.runtime.settings import SessionSettings
 from normfold.serving.runtime.tuning import Tuning, choose
-from normfold.serving.scheduling.inline import RunTimes
+from normfold.serving.scheduling.inline import INLINE_SECONDS, RunTimes
 
 #: A model file below this many bytes runs faster on one thread than on several.
 SMALL_MODEL_BYTES = 4 << 20
@@ -37,8 +37,8 @@ class LoadOptions:
     cpus: int
     #: Threads inside one operator; 0: one for small models, all CPUs for others.
     threads: int = 0
-    #: The time to hand a run to another thread and its answer back; shorter runs stay on the event loop. 0: none stays.
-    hop_seconds: float = 0.0
+    #: Runs shorter than this stay on the event loop. 0: none stays.
+    inline_seconds: float = INLINE_SECONDS
     #: Measures how many threads are best for a run, where neither ``threads`` nor config.pbtxt sets the number; None:
     #: the number follows from the size of the model file.
     tuning: Tuning | None = None
@@ -77,7 +77,7 @@ def load(folder: Files, written: mc.ModelConfig, version: int, options: LoadOpti
         if measured:
             tuning.keep(data, session.settings.intra_op_threads)
             full = _complete(written, folder.name, session, options)
-    times = RunTimes(0.0 if session.numbers_decide else options.hop_seconds)
+    times = RunTimes(0.0 if session.numbers_decide else options.inline_seconds)
     by_rows = warmup.run(session, samples, list(contract.outputs), lambda feeds, ns: times.of(feeds).note(ns))
     others = []
     for device in rest if session.device != "cpu" else ():

@@ -7,7 +7,6 @@ import logging
 import threading
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
-from dataclasses import replace
 from types import MappingProxyType
 from typing import TypeVar
 
@@ -19,7 +18,6 @@ from normfold.serving.catalog.repository import Files
 from normfold.serving.catalog.trial import Trials
 from normfold.serving.errors import Hindered, LoadError, ServingError, StartError, Unavailable
 from normfold.serving.rpc.traffic import EXITING
-from normfold.serving.scheduling.inline import hop_seconds
 from normfold.serving.wording import quoted
 
 log = logging.getLogger(__name__)
@@ -36,7 +34,6 @@ class Loader:
     def __init__(self, options: LoadOptions, executor: Executor, trials: Trials | None) -> None:
         """``executor`` runs the models that were loaded; without ``trials`` everything happens in this process."""
         self._options, self._executor, self._trials = options, executor, trials
-        self._measuring = asyncio.Lock()
         self._threads = ThreadPoolExecutor(THREADS, "normfold-load")
         self._alone = threading.Lock()
         self._closed = False
@@ -79,9 +76,6 @@ class Loader:
 
         Raises StartError, and Unavailable after ``close``.
         """
-        async with self._measuring:
-            if not self._options.hop_seconds:
-                self._options = replace(self._options, hop_seconds=await hop_seconds(self._executor))
         loaded: dict[int, Model] = {}
         failures: dict[int, LoadError] = {}
         for number in numbers:

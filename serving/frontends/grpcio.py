@@ -215,6 +215,11 @@ class _Caller:
         left: float | None = self._context.time_remaining()
         return left
 
+    @property
+    def waited_seconds(self) -> float:
+        """Not known: gRPC reads ahead."""
+        return 0.0
+
     def trace_headers(self) -> dict[str, str]:
         """The headers ``traceparent`` and ``tracestate`` of the call, as far as it has them."""
         return trace_headers(self._context)

@@ -73,6 +73,11 @@ class Inference:
         model = plan.model
         if model.cache is not None or not model.scheduler.may_run_first(plan.run_time) or self._traces.active:
             return self._later(model, data, lambda: self._answer_planned(plan, data, identifier, started))
+        caller = CALLER.get()
+        if caller is not None and (late := self._admission.late(caller.waited_seconds)) is not None:
+            late.alike, late.again = decisive_bytes(data), model.statistics.refused
+            model.statistics.failed(0, late.status)
+            raise late
         try:
             response, read, ran = plan.run(data, identifier)
         except Exception:  # the ordinary path fails in the same way, and reports the reason

@@ -24,6 +24,11 @@ class Caller(Protocol):
         """The time until the caller gives up, in seconds; None: no limit."""
         ...
 
+    @property
+    def waited_seconds(self) -> float:
+        """How long the request waited on its connection since we read its bytes; 0: not at all, or not known."""
+        ...
+
     def trace_headers(self) -> dict[str, str]:
         """The headers ``traceparent`` and ``tracestate`` (W3C Trace Context) of the call, as far as it has them."""
         ...

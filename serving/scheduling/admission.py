@@ -1,6 +1,6 @@
 """Which requests may wait: refused at once is better than answered too late.
 
-A request is *under way* from its arrival to its answer, unless it is answered on the event loop at once. Four bounds:
+A request is *under way* from its arrival to its answer, unless it is answered on the event loop at once. Five bounds:
 
 time       requests under way for a model x time for each (as its runs measure) <= ``seconds``
 deadline   the same product <= half of the time that the caller still waits; only the requests that are answered before
@@ -9,6 +9,7 @@ requests   requests under way in the server <= ``requests``
 bytes      bytes of these requests, with those that they name in shared memory and those that packed numbers and
            strings take once they are read, <= ``bytes``; a request that has such while no other does passes whatever
            they are, and counts so that at most half of the bytes are taken
+connection how long the bytes of a request wait in its connection before it is answered at once <= half of ``seconds``
 
 A longer queue answers nobody sooner, and costs memory and the deadlines of all that wait in it. FEW requests for each
 model pass whatever their runs take: a queue for less than that would refuse the ordinary client of a slow model.
@@ -198,6 +199,15 @@ class Admission:
         if left_seconds is not None and load.is_late(mine, left_seconds):
             return _overloaded("the answer would come after the deadline", load)
         return None
+
+    def late(self, waited_seconds: float) -> Overloaded | None:
+        """The reason why a request may not even run at once, after its bytes ``waited_seconds``; None: it may.
+
+        They may have waited as long again before they were read.
+        """
+        if waited_seconds <= self.limits.seconds / 2:
+            return None
+        return Overloaded("overloaded: requests wait too long in this server, try again later", waited_seconds)
 
     def enter(self, load: ModelLoad | None, connection: object, size: int) -> None:
         """Count a request without a ``refusal``; its end must call ``leave`` with the same arguments."""

@@ -140,10 +140,12 @@ class Queues:
     def _gather(self, head: Job) -> tuple[list[Job], int]:
         """``head`` and the waiting jobs that run with it, by priority and then by arrival; and all their rows.
 
+        A head that runs on the event loop runs alone: it takes less time there than its part of a batch elsewhere.
+
         The rows are ``max_rows`` where the next job does not fit, or must not be overtaken: this batch is full, too.
         """
         batch, rows = [head], head.rows
-        if self._policy.max_rows > 1:
+        if self._policy.max_rows > 1 and not self._runs_inline(head):
             for line in self._lines():
                 for job in line:
                     if job is head or job.future.done():
@@ -157,6 +159,9 @@ class Queues:
                     batch.append(job)
                     rows += job.rows
         return batch, rows
+
+    def _runs_inline(self, head: Job) -> bool:
+        return head.run_time.inline and not self._policy.max_delay_us
 
     def _first_due(self, now_ns: int) -> tuple[list[Job], int]:
         """The first batch, in the order of the first job of each, that waits for no more; else the least time to wait.

@@ -30,6 +30,9 @@ from normfold.serving.scheduling.queues import Array, Feeds, Job, Queues
 from normfold.serving.scheduling.running import MARK, Ran, Run, Running, Stoppable, unstoppable
 from normfold.serving.scheduling.statistics import RequestTiming, Statistics
 
+#: Runs of waiting requests on the event loop, before everything else there has its turn, in nanoseconds.
+TURN_NS = 3_000_000
+
 
 class Scheduler:
     """Runs the requests of one model version. Everything but the run itself happens on the event loop."""
@@ -55,6 +58,8 @@ class Scheduler:
         self.load = ModelLoad(instances, policy.max_rows)
         self._queues = Queues(policy)
         self._timer: asyncio.TimerHandle | None = None
+        #: Whether everything else on the event loop has its turn, and ``_go_on`` is certain to be called.
+        self._paused = False
         #: How long runs take, which decides which of them stay on the event loop.
         self.times = RunTimes() if times is None else times
 
@@ -155,18 +160,31 @@ class Scheduler:
 
     def _dispatch(self, loop: asyncio.AbstractEventLoop) -> None:
         """Start runs as long as an instance is free and a batch is due."""
-        while self._free:
-            batch, left_ns = self._queues.take(time.perf_counter_ns(), self._begin)
+        now_ns = time.perf_counter_ns()
+        until_ns = now_ns + TURN_NS
+        while self._free and not self._paused:
+            if now_ns > until_ns:
+                self._paused = True
+                loop.call_soon(self._go_on, loop)
+                return
+            batch, left_ns = self._queues.take(now_ns, self._begin)
             if not batch:
                 if left_ns:
                     self._look_again(loop, left_ns)
                 return
             self._free -= 1
             if batch[0].running is None:
-                self._finish(batch, self._execute(batch, self._run))
+                ran = self._execute(batch, self._run)
+                self._learn(batch, ran)
+                self._finish(batch, ran)
                 self._free += 1
             else:
                 self._executor.submit(self._work, loop, batch)
+            now_ns = time.perf_counter_ns()
+
+    def _go_on(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._paused = False
+        self._dispatch(loop)
 
     def _look_again(self, loop: asyncio.AbstractEventLoop, left_ns: int) -> None:
         """Dispatch once the batch that may wait for more requests has waited enough."""
@@ -182,13 +200,17 @@ class Scheduler:
         """A run on another thread has ended; ``ended``: and its instance is free."""
         if (running := batch[0].running) is not None:
             self._running.discard(running)
-        took_ns = sum([one.input_ns + one.infer_ns + one.output_ns for one in ran])
-        self.load.ran(took_ns / 1e9, len(batch))
-        self.load.waited((ran[0].started_ns - batch[0].arrived_ns) / 1e9, batch[0].behind)
+        self._learn(batch, ran)
         self._finish(batch, ran)
         if ended:
             self._free += 1
             self._dispatch(loop)
+
+    def _learn(self, batch: list[Job], ran: list[Ran]) -> None:
+        """Let the door know how long requests take, and wait."""
+        took_ns = sum([one.input_ns + one.infer_ns + one.output_ns for one in ran])
+        self.load.ran(took_ns / 1e9, len(batch))
+        self.load.waited((ran[0].started_ns - batch[0].arrived_ns) / 1e9, batch[0].behind)
 
     def _finish(self, batch: list[Job], ran: list[Ran]) -> None:
         """Hand out the answers and count the runs."""
@@ -244,7 +266,9 @@ class Scheduler:
         running = batch[0].running
         assert running is not None
         ran = self._execute(batch, running.run)
-        following, _ = self._queues.take(time.perf_counter_ns(), self._begin_elsewhere)
+        following: list[Job] = []
+        if self._policy.max_delay_us or not batch[0].run_time.tries_again():  # else the event loop goes on
+            following, _ = self._queues.take(time.perf_counter_ns(), self._begin_elsewhere)
         with contextlib.suppress(RuntimeError):  # the server has ended, and nobody waits for an answer
             loop.call_soon_threadsafe(self._ran, loop, batch, ran, not following)
             if following:

@@ -96,6 +96,8 @@ class CallOwner(Protocol):
     choked: bool
     #: Refuses requests like one that was refused; None: none was in this turn, nor would be now.
     again: RefusedAgain | None
+    #: How long the bytes that are taken now have waited for this turn.
+    waited_seconds: float
 
     @property
     def peer(self) -> str:
@@ -161,6 +163,11 @@ class ServerCall:
     def left_seconds(self) -> float | None:
         """The time until the caller gives up, in seconds; None: no limit."""
         return self.asked.timeout if self._until is None else self._until - asyncio.get_running_loop().time()
+
+    @property
+    def waited_seconds(self) -> float:
+        """How long the bytes that are taken now have waited for this turn of their connection."""
+        return self.connection.waited_seconds
 
     def trace_headers(self) -> dict[str, str]:
         """The headers ``traceparent`` and ``tracestate`` of the call, as far as it has them."""

@@ -9,6 +9,7 @@ import socket
 import struct
 import termios
 from collections.abc import Callable
+from time import monotonic
 from typing import cast
 
 from normfold.serving.frontends.http2.holding import Holding
@@ -48,6 +49,8 @@ class SocketSide(asyncio.Protocol):
         self._counted = 0
         #: Whether frames wait for the next turn, a flush is certain to come, and everything was sent.
         self._behind = self._flushing = self._ended = False
+        #: How long the bytes that are taken now have waited for this turn, and when they came.
+        self.waited_seconds = self._came = 0.0
         #: Whether ``_next_turn`` is certain to be called: a connection has one place in the rounds.
         self._queued = False
         #: Whether the client sends nothing more, and frames of it are left: TLS ends together with the last of them.
@@ -125,6 +128,8 @@ class SocketSide(asyncio.Protocol):
         self.reads += 1
         self._flushing = True
         if self.take(data) and self._transport is not None:
+            if data:
+                self._came = monotonic()
             self._behind = True
             self._transport.pause_reading()
             self._queue_turn()
@@ -240,7 +245,9 @@ class SocketSide(asyncio.Protocol):
         self._queued = False
         if self._behind and not self.choked and self._transport is not None:
             self._behind = False
+            self.waited_seconds = monotonic() - self._came
             self.data_received(b"")
+            self.waited_seconds = 0.0
             if not self._behind:
                 if self._all_come and not self._ended and not self.eof_received():
                     self._transport.close()

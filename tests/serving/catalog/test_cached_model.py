@@ -26,7 +26,7 @@ def play(tmp_path, models):
 
     def run(scenario):
         with ThreadPoolExecutor(1) as executor:
-            options = LoadOptions(Device("cpu"), cpus=1, hop_seconds=1.0)
+            options = LoadOptions(Device("cpu"), cpus=1, inline_seconds=1.0)
             catalog = Catalog(Repository(tmp_path), options, executor)
 
             async def infer(name, x):

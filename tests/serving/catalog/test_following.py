@@ -24,7 +24,7 @@ def catalog(tmp_path, models):
     models.write(tmp_path / "m", models.scale())
     models.write(tmp_path / "n", models.scale())
     with ThreadPoolExecutor(1) as executor:
-        yield lambda: Catalog(Repository(tmp_path), LoadOptions(Device("cpu"), cpus=1, hop_seconds=1.0), executor)
+        yield lambda: Catalog(Repository(tmp_path), LoadOptions(Device("cpu"), cpus=1, inline_seconds=1.0), executor)
 
 
 def states(catalog):

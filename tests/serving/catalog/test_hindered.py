@@ -21,7 +21,7 @@ from normfold.serving.runtime.devices import Device
 def catalog(tmp_path, models):
     models.write(tmp_path / "m", models.scale())
     with ThreadPoolExecutor(1) as executor:
-        yield Catalog(Repository(tmp_path), LoadOptions(Device("cpu"), cpus=1, hop_seconds=1.0), executor)
+        yield Catalog(Repository(tmp_path), LoadOptions(Device("cpu"), cpus=1, inline_seconds=1.0), executor)
 
 
 def fails(error):

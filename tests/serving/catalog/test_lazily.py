@@ -40,7 +40,7 @@ def catalog(root):
     with ThreadPoolExecutor(1) as executor:
 
         def make(limits=LazyLimits()):  # noqa: B008
-            options = LoadOptions(Device("cpu"), cpus=1, hop_seconds=1.0, arena=False)
+            options = LoadOptions(Device("cpu"), cpus=1, inline_seconds=1.0, arena=False)
             return Catalog(Repository(root), options, executor, lazy=limits)
 
         yield make

@@ -53,7 +53,7 @@ def test_a_file_that_was_held_to_its_manifest_is_not_hashed_again(tmp_path, mode
 
     monkeypatch.setattr(hashlib, "sha256", counting)
     with ThreadPoolExecutor(1) as executor:
-        options = LoadOptions(Device("cpu"), cpus=1, hop_seconds=1.0)
+        options = LoadOptions(Device("cpu"), cpus=1, inline_seconds=1.0)
         model = Loader(options, executor, None)._load(ModelFolder("m", tmp_path), parse(""), 1)
     assert hashed.count(data) == 1
     assert model.digest == digest(SentFolder("m", {"1/model.onnx": data}), parse(""), 1)

@@ -32,7 +32,7 @@ def test_a_load_whose_caller_leaves_keeps_its_place_until_its_thread_ends(tmp_pa
     monkeypatch.setattr(loaders, "load", load)
 
     async def run(executor):
-        catalog = Catalog(Repository(tmp_path), LoadOptions(Device("cpu"), cpus=1, hop_seconds=1.0), executor)
+        catalog = Catalog(Repository(tmp_path), LoadOptions(Device("cpu"), cpus=1, inline_seconds=1.0), executor)
         tries = []
         for _ in range(3):
             tries.append(asyncio.create_task(catalog.load("m")))
@@ -85,7 +85,7 @@ def test_a_load_that_waits_for_its_turn_does_not_begin_after_the_close(monkeypat
     monkeypatch.setattr(loaders, "load", lambda *arguments: begun.append(arguments))
 
     async def run(executor):
-        loader = Loader(LoadOptions(Device("cpu"), cpus=1, hop_seconds=1.0), executor, None)
+        loader = Loader(LoadOptions(Device("cpu"), cpus=1, inline_seconds=1.0), executor, None)
         with loader._alone:
             waiting = asyncio.create_task(loader.run(loader._load, None, mc.ModelConfig(), 1))
             while not loader._threads._threads or loader._threads._work_queue.qsize():

@@ -40,7 +40,7 @@ from normfold.serving.runtime import limited_arena, run_memory, session
 from normfold.serving.runtime.devices import Device
 from normfold.serving.settings import ServerConfig
 
-OPTIONS = LoadOptions(Device("cpu"), cpus=4, hop_seconds=1.0)
+OPTIONS = LoadOptions(Device("cpu"), cpus=4, inline_seconds=1.0)
 HEAD = '<ir_version: 9, opset_import: ["": 18]>'
 CONV = HEAD + " g (float[N,3,L] x) => (float[N,3,M] y) { y = AveragePool <kernel_shape = [5]> (x) }"
 WARM = 'model_warmup { name: "w" batch_size: 2 count: 3 inputs { key: "x" value { %s } } }'

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import itertools
 from collections import Counter
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from functools import partial
+from time import monotonic
 
 import hpack
 import pytest
 from tests.serving.frontends.conftest import MOST_BYTES, Methods
 from tests.serving.frontends.raw import NoSocket, message, request_headers
 
-from normfold.serving.frontends.http2 import frame_reader, turns
+from normfold.protos import grpc_service as pb
+from normfold.serving.frontends.http2 import frame_reader, socket_side, turns
 from normfold.serving.frontends.http2.call import Service
 from normfold.serving.frontends.http2.connection import ServerConnection
 from normfold.serving.frontends.http2.connection_places import ConnectionPlaces
@@ -37,6 +40,8 @@ from normfold.serving.frontends.http2.requests import Requests
 from normfold.serving.frontends.http2.sending import Sender
 from normfold.serving.frontends.http2.turns import Steps, Turns
 from normfold.serving.frontends.limits import DEFAULT_LIMITS
+from normfold.serving.rpc.caller import CALLER
+from normfold.serving.rpc.methods import Method
 from normfold.serving.rpc.traffic import Traffic
 from normfold.serving.wire import http2_frames as h2
 from normfold.serving.wire.http2_headers import written
@@ -702,3 +707,36 @@ def test_the_end_of_a_large_answer_is_sent_although_the_client_ends_its_side_bef
         assert [frame.stream for frame in socket.frames() if frame.flags == h2.END_HEADERS | h2.END_STREAM] == [1]
 
     on_loop(ended)
+
+
+def test_a_call_knows_how_long_its_bytes_waited_for_the_turn(clock, monkeypatch):
+    """What runs at once has no queue that could be too long: instead, requests wait in their connections."""
+    waited: list[float] = []
+
+    def answer(data: bytes) -> bytes:
+        caller = CALLER.get()
+        assert caller is not None
+        waited.append(caller.waited_seconds)
+        return data
+
+    async def serve() -> None:
+        method = Method("/t.T/Ask", pb.ModelInferRequest, wire_unary=answer)
+        service = Service(Requests([method]), Traffic(), MOST_BYTES, DEFAULT_LIMITS, Holding(1 << 30))
+        connection, _ = greeted(service)
+        clock(1)  # each look at the clock ends a turn
+        begun = monotonic()
+        now = itertools.count(begun, 0.25)
+        monkeypatch.setattr(socket_side, "monotonic", lambda: next(now))
+        data = message(bytes(600))
+        headers = written(*request_headers_of("Ask"))
+        for first in (1, 7):
+            connection.data_received(b"".join(
+                h2.frame(h2.HEADERS, h2.END_HEADERS, n, headers) + h2.frame(h2.DATA, h2.END_STREAM, n, data)
+                for n in range(first, first + 6, 2)
+            ))  # fmt: skip
+            while len(waited) < (first + 5) // 2:
+                await asyncio.sleep(0)
+        connection.connection_lost(None)
+
+    asyncio.run(serve())
+    assert waited == [0.0, 0.25, 0.5] * 2

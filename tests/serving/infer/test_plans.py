@@ -20,15 +20,16 @@ from normfold.serving.catalog.catalog import Catalog
 from normfold.serving.catalog.contract import TensorSpec
 from normfold.serving.catalog.load import LoadOptions
 from normfold.serving.catalog.repository import Repository
-from normfold.serving.errors import ServingError
+from normfold.serving.errors import Overloaded, ServingError
 from normfold.serving.infer.inference import Inference
 from normfold.serving.infer.parameters import RequestParameters
 from normfold.serving.infer.plans import Plans
 from normfold.serving.infer.shared_memory import SharedMemory
 from normfold.serving.infer.tracing import TraceSettings
+from normfold.serving.rpc.caller import CALLER
 from normfold.serving.rpc.pieces import Pieces
 from normfold.serving.runtime.devices import Device
-from normfold.serving.scheduling.inline import RunTimes
+from normfold.serving.scheduling.inline import TRIED_RUNS, RunTimes
 from normfold.serving.wire.outer_fields import text_field
 from normfold.serving.wire.request_bytes import id_text, parts
 
@@ -207,7 +208,7 @@ def both(models, tmp_path_factory, request) -> Iterator[Callable[[bytes], list[A
     root = tmp_path_factory.mktemp("plans")
     models.write(root / "m", models.scale())
     with ThreadPoolExecutor(1) as executor, asyncio.Runner() as runner:
-        options = LoadOptions(Device("cpu"), 1, hop_seconds=request.param)
+        options = LoadOptions(Device("cpu"), 1, inline_seconds=request.param)
         planned, plain = (Catalog(Repository(root), options, executor) for _ in range(2))
         ways = [Inference(catalog, SharedMemory(False), TraceSettings()) for catalog in (planned, plain)]
         runner.run(planned.load_all())
@@ -218,6 +219,31 @@ def both(models, tmp_path_factory, request) -> Iterator[Callable[[bytes], list[A
             return [runner.run(_outcome(way, data)) for way in ways]
 
         yield ask
+
+
+def test_what_waited_too_long_on_its_connection_is_refused_where_it_would_run_at_once(models, tmp_path, ask):
+    models.write(tmp_path / "m", models.scale())
+    data = ask().SerializeToString()
+    with ThreadPoolExecutor(1) as executor, asyncio.Runner() as runner:
+        catalog = Catalog(Repository(tmp_path), LoadOptions(Device("cpu"), 1, inline_seconds=1.0), executor)
+        inference = Inference(catalog, SharedMemory(False), TraceSettings())
+        runner.run(catalog.load_all())
+
+        async def asked(seconds: float) -> Any:
+            token = CALLER.set(SimpleNamespace(connection=None, left_seconds=lambda: None, waited_seconds=seconds))
+            try:
+                found = inference.answer(data)
+                return found if isinstance(found, bytes) else await found
+            finally:
+                CALLER.reset(token)
+
+        for _ in range(TRIED_RUNS + 1):
+            runner.run(asked(0.0))
+        assert isinstance(runner.run(asked(0.1)), bytes)
+        with pytest.raises(Overloaded) as caught:
+            runner.run(asked(0.3))
+        assert data[: caught.value.alike].startswith(b"\n\x01m")
+        assert catalog.find("m", "").statistics.message("m", "1").inference_stats.fail.count == 1
 
 
 async def _outcome(inference: Inference, data: bytes) -> Any:

@@ -77,6 +77,7 @@ def test_text_beside_a_character_that_json_escapes_stays_readable():
 def test_json_names_the_trace_of_the_call_that_is_being_answered():
     class Call:
         connection = None
+        waited_seconds = 0.0
 
         def left_seconds(self):
             return None

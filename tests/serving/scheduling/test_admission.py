@@ -263,3 +263,12 @@ def test_a_short_line_is_not_refused_because_of_a_long_one():
     check(admission, load, "c", 1, 0.2)  # twice two requests of 50 ms
     with pytest.raises(Overloaded, match="after the deadline"):
         check(admission, load, "c", 1, 0.19)
+
+
+@pytest.mark.parametrize(("waited", "refused"), [(0.0, False), (0.25, False), (0.26, True)])
+def test_a_request_that_waited_long_in_its_connection_does_not_run_at_once_either(waited, refused):
+    late = Admission(QueueLimits(seconds=0.5)).late(waited)
+    assert (late is not None) == refused
+    if late is not None:
+        assert late.status is Status.RESOURCE_EXHAUSTED
+        assert late.retry_seconds == waited

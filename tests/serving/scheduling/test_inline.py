@@ -1,16 +1,18 @@
-"""Runs stay on the event loop where they were shorter than the hop to another thread, by exact shape."""
+"""Runs stay on the event loop where they were shorter than the detour over another thread, by exact shape."""
 
 from __future__ import annotations
 
 import asyncio
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 
 from normfold.serving.scheduling import inline
+from normfold.serving.scheduling import scheduler as scheduler_module
 from normfold.serving.scheduling.batching import BatchPolicy
-from normfold.serving.scheduling.inline import RunTime, RunTimes, hop_seconds
+from normfold.serving.scheduling.inline import RunTime, RunTimes
 from normfold.serving.scheduling.scheduler import Scheduler
 from normfold.serving.scheduling.statistics import Statistics
 
@@ -22,10 +24,23 @@ def _x(*shape: int) -> dict[str, np.ndarray]:
     return {"x": np.zeros(shape, np.float32)}
 
 
-def test_short_runs_come_onto_the_loop_and_long_ones_do_not():
+def test_short_runs_come_onto_the_loop_and_very_long_ones_do_not():
     short, long = RunTime(BOUND), RunTime(BOUND)
-    for _ in range(inline.SHORT_RUNS):
+    for _ in range(inline.TRIED_RUNS):
         assert not short.inline
+        short.note(SHORT)
+        long.note(VERY_LONG)
+    assert short.inline
+    assert not long.inline
+
+
+def test_runs_that_look_long_elsewhere_try_the_loop_and_stay_if_they_are_short_there():
+    short, long = RunTime(BOUND), RunTime(BOUND)
+    for run_time in (short, long):
+        for _ in range(inline.TRIED_RUNS):
+            run_time.note(LONG)
+        assert run_time.inline
+    for _ in range(10):
         short.note(SHORT)
         long.note(LONG)
     assert short.inline
@@ -49,12 +64,12 @@ def clock(monkeypatch):
 
 def _inline() -> RunTime:
     run_time = RunTime(BOUND)
-    for _ in range(inline.SHORT_RUNS):
+    for _ in range(inline.TRIED_RUNS):
         run_time.note(SHORT)
     return run_time
 
 
-@pytest.mark.parametrize(("ns", "stays"), [(LONG, 3), (VERY_LONG, 1)])
+@pytest.mark.parametrize(("ns", "stays"), [(LONG, 9), (VERY_LONG, 1)])
 def test_long_runs_in_a_row_leave_the_loop_and_try_it_again_after_a_pause(ns, stays, clock):
     run_time = _inline()
     clock.seconds += 1
@@ -95,7 +110,7 @@ def test_runs_that_only_look_long_now_and_then_are_on_the_loop_nearly_always(clo
 def test_runs_that_were_never_short_do_not_try(clock):
     run_time = RunTime(BOUND)
     for _ in range(100):
-        run_time.note(LONG)
+        run_time.note(VERY_LONG)
         clock.seconds += 1
         assert not run_time.tries_again()
 
@@ -109,9 +124,9 @@ def test_a_run_that_is_interrupted_now_and_then_stays():
 
 def test_every_set_of_shapes_is_timed_by_itself():
     times = RunTimes(BOUND / 1e9)
-    for _ in range(inline.SHORT_RUNS):
+    for _ in range(inline.TRIED_RUNS):
         times.of(_x(1, 3)).note(SHORT)
-        times.of(_x(2, 3)).note(LONG)
+        times.of(_x(2, 3)).note(VERY_LONG)
     assert times.of(_x(1, 3)).inline
     assert not times.of(_x(2, 3)).inline
     assert not times.of(_x(1, 4)).inline
@@ -126,19 +141,10 @@ def test_as_many_shapes_are_remembered_as_are_allowed(monkeypatch):
         assert len(times) <= 3
 
 
-def test_a_hop_costs_something_and_is_bounded(monkeypatch):
-    with ThreadPoolExecutor(1) as executor:
-        assert 0 < asyncio.run(hop_seconds(executor)) <= inline.MOST_SECONDS
-        monkeypatch.setattr(inline, "MOST_SECONDS", 1e-9)
-        assert asyncio.run(hop_seconds(executor)) == 1e-9
-
-
 def test_requests_of_an_open_shape_teach_where_their_runs_belong():
     threads = []
 
     def model(feeds, outputs):
-        import threading
-
         threads.append(threading.current_thread() is threading.main_thread())
         return [feeds["x"]]
 
@@ -146,13 +152,64 @@ def test_requests_of_an_open_shape_teach_where_their_runs_belong():
         threads.clear()
         with ThreadPoolExecutor(1) as executor:
             scheduler = Scheduler(model, BatchPolicy(), 1, executor, Statistics(), RunTimes(bound_seconds))
-            for _ in range(inline.SHORT_RUNS + 2):
+            for _ in range(inline.TRIED_RUNS + 2):
                 await scheduler.submit(_x(5), 1, ["y"], 0, 0)
         return list(threads)
 
     # The boundary is so high, or so low, that every run is on one side of it.
-    inline_after = [False] * inline.SHORT_RUNS + [True] * 2
+    inline_after = [False] * inline.TRIED_RUNS + [True] * 2
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(inline, "MOST_SECONDS", 100.0)
+        patch.setattr(inline, "VERY_LONG_SECONDS", 100.0)
         assert asyncio.run(scenario(100.0)) == inline_after
-    assert asyncio.run(scenario(0.0)) == [False] * (inline.SHORT_RUNS + 2)
+    assert asyncio.run(scenario(0.0)) == [False] * (inline.TRIED_RUNS + 2)
+
+
+def _busy_with_another_shape(submits: int, turn_ns: int) -> tuple[list[tuple[bool, int]], int]:
+    """Each run of ``submits`` short requests behind a long one: whether it was on the loop, and its rows.
+
+    Also how often something else on the event loop had its turn between the first and the last of them.
+    """
+    runs: list[tuple[bool, int]] = []
+    held, turns = threading.Event(), [0, 0]
+
+    def model(feeds, outputs):
+        x = feeds["x"]
+        if x.shape[1] == 9:
+            held.wait(20)
+        else:
+            runs.append((threading.current_thread() is threading.main_thread(), len(x)))
+            turns[1] = turns[0]
+        return [x]
+
+    async def scenario():
+        def tick():
+            turns[0] += 1
+            loop.call_soon(tick)
+
+        loop = asyncio.get_running_loop()
+        with ThreadPoolExecutor(1) as executor:
+            times = RunTimes(100.0)
+            for _ in range(inline.TRIED_RUNS):
+                times.of(_x(1, 5)).note(SHORT)
+            scheduler = Scheduler(model, BatchPolicy(max_rows=8), 1, executor, Statistics(), times)
+            jobs = [asyncio.ensure_future(scheduler.submit(_x(1, 9), 1, ["y"], 0, 0))]
+            await asyncio.sleep(0)
+            jobs += [asyncio.ensure_future(scheduler.submit(_x(1, 5), 1, ["y"], 0, 0)) for _ in range(submits)]
+            await asyncio.sleep(0)
+            held.set()
+            loop.call_soon(tick)
+            await asyncio.wait_for(asyncio.gather(*jobs), 20)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(scheduler_module, "TURN_NS", turn_ns)
+        asyncio.run(scenario())
+    return runs, turns[1]
+
+
+def test_waiting_requests_with_short_runs_come_back_to_the_loop_and_run_alone_there():
+    runs, _ = _busy_with_another_shape(6, turn_ns=10**12)
+    assert runs == [(False, 1)] + [(True, 1)] * 5
+
+
+def test_waiting_requests_on_the_loop_let_everything_else_have_its_turn():
+    assert _busy_with_another_shape(6, turn_ns=0)[1] >= 4

@@ -44,7 +44,7 @@ class World:
 
     def __init__(self, folder, executor, monkeypatch, strict):
         monkeypatch.setattr("normfold.serving.catalog.loader.load", self.load)
-        options = LoadOptions(Device("cpu"), cpus=1, hop_seconds=1.0)
+        options = LoadOptions(Device("cpu"), cpus=1, inline_seconds=1.0)
         self.catalog = Catalog(Repository(folder), options, executor, ("a", "b"))
         self.strict = strict
         regions, traces = SharedMemory(False), TraceSettings(None)
@@ -267,7 +267,7 @@ def test_a_model_that_is_still_loading_at_the_start_is_unavailable_and_never_unk
     for name in "mn":
         models.write(tmp_path / name, models.scale())
     with ThreadPoolExecutor(1) as executor:
-        options = LoadOptions(Device("cpu"), cpus=1, hop_seconds=1.0)
+        options = LoadOptions(Device("cpu"), cpus=1, inline_seconds=1.0)
         catalog = Catalog(Repository(tmp_path), options, executor)
         service = InferenceService(catalog, regions=SharedMemory(False), traces=TraceSettings(None))
 
@@ -292,7 +292,7 @@ def test_a_model_that_is_still_loading_at_the_start_is_unavailable_and_never_unk
 def test_a_load_that_is_given_up_leaves_nothing_loading(tmp_path, models, slow):
     models.write(tmp_path / "m", models.scale())
     with ThreadPoolExecutor(1) as executor:
-        catalog = Catalog(Repository(tmp_path), LoadOptions(Device("cpu"), cpus=1, hop_seconds=1.0), executor)
+        catalog = Catalog(Repository(tmp_path), LoadOptions(Device("cpu"), cpus=1, inline_seconds=1.0), executor)
 
         async def give_up():
             loading = asyncio.create_task(catalog.load("m"))
