@@ -130,10 +130,6 @@ class Affine:
         """Return the map of the transposed tensor, ``numpy.transpose(x, axes)``."""
         return Affine.of(self.scale.transpose(axes), self.shift.transpose(axes))
 
-    def shaped(self, of_shape: Sequence[int], to_shape: Sequence[int]) -> Affine:
-        """Return the map of the tensor reshaped from ``of_shape`` to ``to_shape`` (both without unknown lengths)."""
-        return Affine.of(*(np.broadcast_to(part, of_shape).reshape(to_shape) for part in (self.scale, self.shift)))
-
 
 def joined(parts: Sequence[Affine], sizes: Sequence[int], axis: int) -> Affine:
     """Return the map of tensors that are joined along ``axis``, where each has its given size."""

@@ -24,19 +24,19 @@ from normfold.serving.wording import quoted
 
 log = logging.getLogger(__name__)
 
-#: Requests that wait for the load of one model.
+#: The most requests that wait for the load of one model.
 MOST_WAITING = 128
 
-#: Loads at the same time. One thread loads; while it does, the files of the next ones are read and tried.
+#: The most loads at the same time. One thread loads; while it does, the files of the next ones are read and tried.
 LOADS = 4
 
 #: A model that failed to load is tried again by a request that comes this much later, in seconds.
 RETRY_SECONDS = 10.0
 
-#: Where the time of a load is not limited, requests wait no longer than this, in seconds.
+#: The longest wait of a request where the time of a load has no limit, in seconds.
 WAIT_SECONDS = 120.0
 
-#: The process that tries loads (70 MB, 0.6 s to start) is ended when there was none for this long, in seconds.
+#: The process that tries loads (70 MB, 0.6 s to start) is ended after this time without a load, in seconds.
 PAUSE_SECONDS = 30.0
 
 #: When the budget is exceeded, this part of it is freed, so that not every load has to look for what to unload.
@@ -77,11 +77,6 @@ class Lazily:
         #: When a model that failed may be tried again, by time.monotonic.
         self._retry: dict[str, float] = {}
 
-    @property
-    def loaded_bytes(self) -> int:
-        """The memory of all models that are loaded, in bytes."""
-        return self._total
-
     def lay_down(self, versions: Mapping[str, VersionsFound]) -> None:
         """Have the next request load each of these models, which have these versions."""
         for name, found in versions.items():
@@ -93,7 +88,7 @@ class Lazily:
             self._forget(name)
 
     def try_again(self, names: Iterable[str]) -> None:
-        """Have the next request load each of these models, if its last load failed: it does not fail elsewhere."""
+        """Have the next request load each of these models whose last load failed here: another worker could load it."""
         for name in names:
             entry = self._entries.get(name)
             if entry is not None and entry.failed and not entry.loading:

@@ -87,17 +87,8 @@ class Exported:
 
         return follow
 
-    def answered(
-        self,
-        model: str,
-        version: int,
-        request_id: str,
-        started: int,
-        read: int,
-        timing: RequestTiming | None,
-        ended: int,
-    ) -> None:
-        """Note an answered request; times are in nanoseconds by time.perf_counter_ns."""
+    def answered(self, model: str, version: int, request_id: str, read: int, timing: RequestTiming | None) -> None:
+        """Note an answered request, whose inputs were read at ``read`` (nanoseconds of time.perf_counter_ns)."""
         followed = MARK.get()
         if not isinstance(followed, _Request):
             return

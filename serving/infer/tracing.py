@@ -37,20 +37,8 @@ class Spans(Protocol):
         """``answer``, the function of ``method``, with a span for each request."""
         ...
 
-    def answered(
-        self,
-        model: str,
-        version: int,
-        request_id: str,
-        started: int,
-        read: int,
-        timing: RequestTiming | None,
-        ended: int,
-    ) -> None:
-        """Note an answered request; times are in nanoseconds by time.perf_counter_ns.
-
-        It came at ``started``, its inputs were read at ``read``, its answer was complete at ``ended``.
-        """
+    def answered(self, model: str, version: int, request_id: str, read: int, timing: RequestTiming | None) -> None:
+        """Note an answered request, whose inputs were read at ``read`` (nanoseconds of time.perf_counter_ns)."""
         ...
 
 
@@ -120,7 +108,7 @@ class TraceSettings:
         if not self.active:
             return
         if self.spans is not None:
-            self.spans.answered(model, version, request_id, started, read, timing, ended)
+            self.spans.answered(model, version, request_id, read, timing)
         settings = {**self._server, **self._models.get(model, {})}
         if TIMESTAMPS not in settings["trace_level"]:
             return

@@ -52,7 +52,6 @@ class Reading:
         self.constants = constants or Constants(graph, opset)
         self.opset = opset
         self._tensors: dict[ir.Value, Tensor] = {}
-        self._outer: set[ir.Value] = set()
 
     def tensor(self, value: ir.Value) -> Tensor:
         """Return the tensor of a value, always the same one."""

@@ -119,13 +119,6 @@ def test_a_taken_map_is_the_map_of_the_slices() -> None:
     )
 
 
-def test_a_reshaped_map_is_the_map_of_the_reshaped_tensor() -> None:
-    x, affine = drawn(2, 3, 4), Affine.along(1, 3, drawn(3), drawn(3, seed=1))
-    np.testing.assert_array_equal(
-        applied(affine.shaped((2, 3, 4), (2, 12)), x.reshape(2, 12)), applied(affine, x).reshape(2, 12)
-    )
-
-
 def test_joined_maps_are_the_map_of_the_joined_tensor() -> None:
     x, y = drawn(2, 3, 4), drawn(2, 2, 4, seed=1)
     a, b = Affine.along(1, 3, drawn(3), drawn(3, seed=2)), Affine.identity(3)
