@@ -1,63 +1,27 @@
-"""What other workers of the same server serve: a worker that starts later serves the same, whatever the disk has now.
+"""A worker that starts while others serve: it serves the same models and versions, whatever is on the disk now.
 
-Of a model or version that they do not serve, it says what they say: the state, and the reason.
-
-Someone may be copying a new version into the repository at that moment, or have put one there that was never loaded.
+The repository may have changed since the others loaded it: a new version may be half copied, or was never loaded. For a
+model or version that the others do not serve, the new worker reports the same state and reason as they do.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import NamedTuple
 
 from normfold.protos import model_config as mc
 from normfold.serving.catalog import config
 from normfold.serving.catalog.entries import UNAVAILABLE, Entry, Version
 from normfold.serving.catalog.repository import ModelFolder, Repository
+from normfold.serving.catalog.served import ServedModel
 from normfold.serving.errors import LoadError, ServingError
 from normfold.serving.wording import quoted
 
 
-class Served(NamedTuple):
-    """A model as one worker serves it, or why it does not."""
-
-    name: str
-    #: The versions that answer.
-    versions: tuple[int, ...]
-    #: The ModelConfig as its author wrote it.
-    config: bytes
-    #: Why loading failed before any version was tried.
-    reason: str
-    #: Whether requests load it: then ``versions`` are all that were there, ``config`` is empty, and it has a reason or
-    #: refused versions only where the last of these loads failed, or some versions did.
-    lazy: bool = False
-    #: For each of ``versions``, what tells apart the contents of its files; empty: any will do.
-    digests: tuple[str, ...] = ()
-    #: The versions that do not answer, and why each.
-    refused: tuple[tuple[int, str], ...] = ()
-    #: Whether it should be in service.
-    wanted: bool = True
-    #: Whether a version of it was ever in service.
-    answered: bool = True
-    #: Whether a client has taken it out of service.
-    left_out: bool = False
-    #: The versions whose last load failed; 0: no version answers, because of that.
-    failing: tuple[int, ...] = ()
-    #: How often a load that a request asked for has succeeded after one that failed.
-    recoveries: int = 0
-
-    @property
-    def state(self) -> Entry:
-        """Its state, without the versions that answer."""
-        versions = {number: Version(UNAVAILABLE, reason) for number, reason in self.refused}
-        return Entry(versions, self.reason, self.wanted, answered=self.answered, left_out=self.left_out)
-
-
-def served(entries: Mapping[str, Entry]) -> Iterator[Served]:
+def served(entries: Mapping[str, Entry]) -> Iterator[ServedModel]:
     """Every model that is known, and is not loading for the first time."""
     for name, entry in sorted(entries.items()):
         if entry.wanted and entry.lazy:
-            yield Served(
+            yield ServedModel(
                 name,
                 entry.present,
                 b"",
@@ -68,7 +32,7 @@ def served(entries: Mapping[str, Entry]) -> Iterator[Served]:
                 recoveries=entry.recoveries,
             )
         elif (entry.wanted or entry.known) and (entry.tried or not entry.loading):
-            yield Served(
+            yield ServedModel(
                 name,
                 entry.answering,
                 entry.written,
@@ -109,15 +73,15 @@ class Following:
     """The models that others serve."""
 
     def __init__(self) -> None:
-        self._models: dict[str, Served] = {}
+        self._models: dict[str, ServedModel] = {}
         #: These, and the models that they know and that should not be in service.
-        self._known: tuple[Served, ...] = ()
+        self._known: tuple[ServedModel, ...] = ()
         #: Whether there are others; if not, the repository decides.
         self._active = False
         #: Whether there ever were others.
         self.followed = False
 
-    def follow(self, models: Iterable[Served] | None) -> None:
+    def follow(self, models: Iterable[ServedModel] | None) -> None:
         """Follow these from now on; None: there are no others to follow."""
         self._active = models is not None
         self.followed = self.followed or self._active
@@ -125,9 +89,9 @@ class Following:
         self._models = {model.name: model for model in self._known if model.wanted}
 
     def skip(self, entries: dict[str, Entry]) -> None:
-        """Where there are others, have no model of ``entries`` loaded at the start that they do not have in service.
+        """Where there are others, do not load the models of ``entries`` that the others do not have in service.
 
-        A lazy one that they have is in service here, too, also if it is gone from the disk: its first request says so.
+        A lazy model of theirs is in service here, too, even if it is gone from the disk: its first request says so.
         """
         for name, entry in entries.items():
             if self._active and name not in self._models:
@@ -136,10 +100,10 @@ class Following:
             entries[name] = Entry(wanted=True, loading=True)
 
     def end(self, entries: dict[str, Entry]) -> dict[str, str]:
-        """Follow the others no longer; the models of which ``entries`` are not what they serve, a sentence for each.
+        """Follow the others no longer. Returns a sentence for each model that is served otherwise than they serve it.
 
-        Of models and versions that they do not serve ``entries`` says what they say. A model that was skipped, and of
-        which they know nothing, is one that was never loaded.
+        ``entries`` get the others' states and reasons of models and versions that are not in service there. A model
+        that was skipped, and that the others do not know, was never loaded: its entry is removed.
         """
         lost = self._lost(entries)
         self._take_over(entries)
@@ -168,7 +132,7 @@ class Following:
         if model is None or model.lazy:
             return None
         if not model.versions:
-            raise LoadError(f"the other workers do not serve it{model.state.because}")
+            raise LoadError(f"the other workers do not serve it{_state(model).because}")
         return mc.ModelConfig.FromString(model.config), list(model.versions)
 
     def present(self, name: str) -> tuple[int, ...] | None:
@@ -181,12 +145,12 @@ class Following:
             if model.lazy:
                 entry = entries.get(model.name, Entry())
                 if entry.asleep and 0 in model.failing:
-                    entry.versions, entry.reason, entry.failed = model.state.versions, model.reason, True
+                    entry.versions, entry.reason, entry.failed = _state(model).versions, model.reason, True
                 continue
-            entry = entries.setdefault(model.name, model.state)
+            entry = entries.setdefault(model.name, _state(model))
             if model.reason or (model.refused and not model.versions):
                 entry.reason = model.reason
-            entry.versions = model.state.versions | entry.versions
+            entry.versions = _state(model).versions | entry.versions
             entry.answered |= model.answered
 
     def _lost(self, entries: Mapping[str, Entry]) -> dict[str, str]:
@@ -218,18 +182,24 @@ class Following:
         return [name for name in names if not _is_as(self._models.get(name), folders.get(name))]
 
 
+def _state(model: ServedModel) -> Entry:
+    """The state of ``model``, without the versions that answer."""
+    versions = {number: Version(UNAVAILABLE, reason) for number, reason in model.refused}
+    return Entry(versions, model.reason, model.wanted, answered=model.answered, left_out=model.left_out)
+
+
 def _which(name: str, versions: Iterable[int]) -> str:
     return f"{quoted(name)} version {', '.join(map(str, versions))}"
 
 
-def _changed(model: Served, entry: Entry) -> list[int]:
+def _changed(model: ServedModel, entry: Entry) -> list[int]:
     """The versions that ``entry`` has from other contents of their files than ``model``."""
     theirs = dict(zip(model.versions, model.digests, strict=False))
     ours = zip(entry.answering, entry.digests, strict=True)
     return [number for number, digest in ours if theirs.get(number, digest) != digest]
 
 
-def _is_as(model: Served | None, folder: ModelFolder | None) -> bool:
+def _is_as(model: ServedModel | None, folder: ModelFolder | None) -> bool:
     """Whether ``model`` is what ``folder`` puts in service."""
     if model is None or folder is None:
         return False

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Container, Iterable, Sequence
 
-from normfold.serving.workers.messages import ServedModel
+from normfold.serving.catalog.served import ServedModel
 
 
 def rank(model: ServedModel) -> tuple[tuple[int, ...], bool]:
@@ -13,9 +13,9 @@ def rank(model: ServedModel) -> tuple[tuple[int, ...], bool]:
 
 
 def read(model: ServedModel) -> object:
-    """What tells apart from which files it was loaded; the same for all that do not answer.
+    """A value that identifies the files that it was loaded from; it is the same for all models that do not answer.
 
-    A worker that never loaded such a model has no configuration of it, where others still have the last one.
+    The configurations of those are not compared: a worker that never loaded such a model has none.
     """
     return (model.versions, model.digests, model.config) if model.versions else ()
 

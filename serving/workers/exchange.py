@@ -7,6 +7,7 @@ import dataclasses
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 
+from normfold.serving.catalog.served import ServedModel
 from normfold.serving.errors import Unavailable
 from normfold.serving.wording import quoted
 from normfold.serving.workers import agreement
@@ -26,7 +27,6 @@ from normfold.serving.workers.messages import (
     Remember,
     RestoreCounters,
     Serve,
-    ServedModel,
     ServerReady,
     StartListening,
     WorkerAnswer,
@@ -49,7 +49,7 @@ INDEX_SECONDS = 5.0
 #: may be gone at the next start: too little memory while all workers load, or a disk that was away.
 MOST_REFUSED_STARTS = 2
 
-#: So often all load a model again because they have read different files.
+#: The most times that all workers load a model again because they have read different files.
 MOST_UNLIKE_LOADS = 3
 
 
@@ -94,8 +94,8 @@ class Exchange:
     def serve(self) -> Serve:
         """What a worker that starts now is to load: for each model the report that has the highest versions.
 
-        Of those with the same versions it is one that says why others do not answer, as in an index of all workers.
-        While no worker listens, it may load whatever the files of these versions are now: no other answer is given.
+        Of reports with the same versions it is one that says why other versions do not answer, as in the index of all
+        workers. While no worker listens, any content of these versions' files will do: nobody answers otherwise.
         """
         best: dict[str, ServedModel] = {}
         for worker in self.listening:
@@ -208,7 +208,7 @@ class Exchange:
     async def _again(self, asked: AskAll, answers: Mapping[int, WorkerAnswer]) -> dict[int, WorkerAnswer]:
         """The answers of the workers that could not do what others did, each asked once more.
 
-        One after the other: all of them at once may have been more than the memory holds.
+        They are asked one after the other: the memory may have been too small for all of them at once.
         """
         second: dict[int, WorkerAnswer] = {}
         for number in [number for number, answer in answers.items() if answer.error]:
@@ -218,9 +218,9 @@ class Exchange:
         return second
 
     async def _alike(self, asked: AskAll, answers: Mapping[int, WorkerAnswer]) -> Mapping[int, WorkerAnswer]:
-        """The answers of the workers asked anew because they have loaded a model from different files.
+        """``answers``; or, where workers have loaded a model from different files, the answers to one more load in all.
 
-        Somebody has written to them while the workers read them.
+        Somebody has written to the files while the workers read them.
         """
         names = {part.key[1] for part in asked.remember if part.key[:1] == MODEL}
         loads = 1

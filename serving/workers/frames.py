@@ -38,7 +38,7 @@ class Link(Generic[Sent, Received]):
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, received: UnionType) -> None:
         self._reader, self._writer = reader, writer
         self._kinds: dict[str, type[Received]] = {kind.__name__: kind for kind in get_args(received)}
-        #: What waits while something large is sent.
+        #: The parts of frames that wait while a large one is sent.
         self._waiting: deque[bytes] = deque()
         self._sending: asyncio.Task[None] | None = None
 
@@ -95,7 +95,7 @@ class Link(Generic[Sent, Received]):
     async def finish(self) -> None:
         """Send everything that is still queued, and close this end once the other has read it and closes, too.
 
-        What the other end sends to an end that is closed takes away what it has not read.
+        If this end closed first, a message from the other end would make the system drop what that end has not read.
         """
         if self._sending is not None:
             await self._sending

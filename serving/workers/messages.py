@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from normfold.serving.catalog.served import ServedModel
+
 
 @dataclass(frozen=True)
 class WorkerAnswer:
@@ -30,35 +32,6 @@ class Remember:
     key: tuple[str, ...]
     #: The request to repeat; None: forget every part whose key begins with ``key``.
     request: bytes | None
-
-
-@dataclass(frozen=True)
-class ServedModel:
-    """A model as a worker serves it, or why it does not."""
-
-    name: str
-    #: The versions that answer.
-    versions: tuple[int, ...]
-    #: The ModelConfig as its author wrote it.
-    config: bytes
-    #: Why loading failed before any version was tried.
-    reason: str
-    #: Whether requests load it: then ``versions`` are all that were there, and ``config`` is empty.
-    lazy: bool = False
-    #: For each of ``versions``, what tells apart the contents of its files; empty: any will do.
-    digests: tuple[str, ...] = ()
-    #: The versions that do not answer, and why each.
-    refused: tuple[tuple[int, str], ...] = ()
-    #: Whether it should be in service.
-    wanted: bool = True
-    #: Whether a version of it was ever in service.
-    answered: bool = True
-    #: Whether a client has taken it out of service.
-    left_out: bool = False
-    #: The versions whose last load failed; 0: no version answers, because of that.
-    failing: tuple[int, ...] = ()
-    #: How often a load that a request asked for has succeeded after one that failed.
-    recoveries: int = 0
 
 
 # From the supervisor to a worker.

@@ -10,10 +10,11 @@ import signal
 import socket
 import subprocess
 
+from normfold.serving.catalog.served import ServedModel
 from normfold.serving.process import children
 from normfold.serving.settings import ServerConfig
 from normfold.serving.workers.frames import SupervisorEnd, supervisor_end
-from normfold.serving.workers.messages import Perform, Performed, ServedModel, WorkerAnswer
+from normfold.serving.workers.messages import Perform, Performed, WorkerAnswer
 
 MODULE = "normfold.serving.workers.worker"
 

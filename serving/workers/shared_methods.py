@@ -120,9 +120,9 @@ def _key(one: mx.ModelSnapshot) -> tuple[str, str]:
 def index(
     own: pb.RepositoryIndexResponse, others: Sequence[bytes], absent: Sequence[bytes]
 ) -> pb.RepositoryIndexResponse:
-    """The rows of all workers; a model version is READY only if it is in every worker.
+    """The rows of all workers; a model version is READY only if it is READY in every worker.
 
-    Workers in which a request is still to load the model are left out, unless it is so in all.
+    Workers in which the next request loads the model do not count, unless that is so in all of them.
     """
     rows = _rows(own)
     for answer in map(pb.RepositoryIndexResponse.FromString, others):
@@ -141,7 +141,7 @@ def index(
 
 
 def _telling(row: pb.RepositoryIndexResponse.ModelIndex | None) -> tuple[bool, bool, bool, str]:
-    """How much ``row`` tells: of several rows of one version the index has the same one through each worker."""
+    """How much ``row`` says. Of several rows of one version the index has the one that says most."""
     if row is None:
         return False, False, False, ""
     return True, row.state != READY, row.state == LOADING or row.reason not in ("", *PLAIN), row.reason

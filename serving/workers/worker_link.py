@@ -14,7 +14,8 @@ from google.protobuf.message import Message
 from normfold.protos import metrics as mx
 from normfold.serving import errors
 from normfold.serving.catalog.catalog import Catalog
-from normfold.serving.catalog.following import Served, served
+from normfold.serving.catalog.following import served
+from normfold.serving.catalog.served import ServedModel
 from normfold.serving.errors import InternalError, ServingError, Unavailable
 from normfold.serving.rpc.methods import MAX_DETAILS, Method, status_of
 from normfold.serving.rpc.traffic import EXITING
@@ -37,7 +38,6 @@ from normfold.serving.workers.messages import (
     Remember,
     RestoreCounters,
     Serve,
-    ServedModel,
     ServerReady,
     StartListening,
     WorkerAnswer,
@@ -137,7 +137,7 @@ class WorkerLink:
 
         def report() -> None:
             nonlocal reported
-            now = tuple(ServedModel(*each) for each in served(catalog.entries))
+            now = tuple(served(catalog.entries))
             if now != reported:
                 reported = now
                 self._link.send(InService(now))
@@ -175,9 +175,7 @@ class WorkerLink:
                     for data in message.counters:
                         snapshots.restore(mx.SnapshotResponse.FromString(data))
                 case Serve():
-                    others = message.models
-                    followed = None if others is None else [Served(*dataclasses.astuple(model)) for model in others]
-                    catalog.following.follow(followed)
+                    catalog.following.follow(message.models)
                     self.may_load.set()
                 case Ping():
                     self._link.send(Pong())

@@ -11,8 +11,9 @@ import pytest
 
 from normfold.serving.catalog import config
 from normfold.serving.catalog.changes import Changes, lacking
-from normfold.serving.catalog.following import Following, Served
+from normfold.serving.catalog.following import Following
 from normfold.serving.catalog.repository import Repository
+from normfold.serving.catalog.served import ServedModel
 from normfold.serving.errors import LoadError
 
 
@@ -216,7 +217,7 @@ def test_a_worker_that_starts_again_finds_what_changed_while_none_looked(root, m
     written = config.parse("max_batch_size: 8").SerializeToString()
     following = Following()
     assert following.behind(repository) == []
-    following.follow([Served("m", (1,), written, ""), Served("gone", (1,), b"", "")])
+    following.follow([ServedModel("m", (1,), written, ""), ServedModel("gone", (1,), b"", "")])
     assert following.behind(repository) == ["gone"]
     models.write(root / "m", models.scale(3.0), 2)
     models.write(root / "new", models.scale())
@@ -231,7 +232,7 @@ def test_a_worker_that_starts_again_finds_what_changed_while_none_looked(root, m
 @pytest.mark.parametrize("text", ["max_batch_size: 4", "max_batch_size: eight"])
 def test_another_configuration_is_found_too(root, text):
     following = Following()
-    following.follow([Served("m", (1,), config.parse("max_batch_size: 8").SerializeToString(), "")])
+    following.follow([ServedModel("m", (1,), config.parse("max_batch_size: 8").SerializeToString(), "")])
     (root / "m/config.pbtxt").write_text(text)
     assert following.behind(Repository(root)) == ["m"]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 
@@ -10,9 +11,10 @@ import pytest
 
 from normfold.serving.catalog.catalog import Catalog
 from normfold.serving.catalog.config import parse
-from normfold.serving.catalog.following import Served, served
+from normfold.serving.catalog.following import served
 from normfold.serving.catalog.load import LoadOptions
 from normfold.serving.catalog.repository import Repository
+from normfold.serving.catalog.served import ServedModel
 from normfold.serving.errors import LoadRefused, ServingError, StartError
 from normfold.serving.runtime.devices import Device
 from normfold.serving.server import Server
@@ -101,7 +103,7 @@ def test_a_model_that_loads_for_the_first_time_is_not_yet_one_of_those_in_servic
 def test_a_model_that_the_others_do_not_serve_has_their_reason(catalog):
     later = catalog()
     config = parse("").SerializeToString()
-    later.following.follow([Served("m", (), b"", "broken"), Served("n", (1,), config, "")])
+    later.following.follow([ServedModel("m", (), b"", "broken"), ServedModel("n", (1,), config, "")])
     asyncio.run(later.load_all())
     assert states(later) == [("m", "", "UNAVAILABLE"), ("n", "1", "READY")]
     assert later.entries["m"].reason == "the other workers do not serve it (broken)"
@@ -161,7 +163,7 @@ def test_a_later_catalog_says_the_same_of_a_version_that_cannot_be_loaded(catalo
 
 def test_a_version_that_is_gone_is_a_reason(catalog):
     later = catalog()
-    later.following.follow([Served("m", (7,), parse("").SerializeToString(), "")])
+    later.following.follow([ServedModel("m", (7,), parse("").SerializeToString(), "")])
     asyncio.run(later.load_all())
     assert ("m", "7", "UNAVAILABLE") in states(later)
 
@@ -169,7 +171,7 @@ def test_a_version_that_is_gone_is_a_reason(catalog):
 def test_what_the_others_do_not_serve_is_not_loaded(catalog, tmp_path, models):
     models.write(tmp_path / "broken", b"half a version")
     alone, later = catalog(), catalog()
-    later.following.follow([Served("m", (1,), parse("").SerializeToString(), "")])
+    later.following.follow([ServedModel("m", (1,), parse("").SerializeToString(), "")])
     asyncio.run(later.load_all())
     assert [row for row in states(later) if row[2]] == [("m", "1", "READY")]
     assert later.loaded(strict=True)
@@ -194,7 +196,7 @@ def test_others_that_serve_nothing_are_not_the_same_as_no_others(catalog):
 def test_one_of_several_versions_that_is_gone_is_missed(catalog, tmp_path, models):
     models.write(tmp_path / "m", models.scale(3.0), 2)
     later = catalog()
-    later.following.follow([Served("m", (1, 2), parse("").SerializeToString(), "")])
+    later.following.follow([ServedModel("m", (1, 2), parse("").SerializeToString(), "")])
     (tmp_path / "m/1/model.onnx").unlink()
     asyncio.run(later.load_all())
     assert later.find("m", "").version == 2
@@ -236,7 +238,7 @@ def test_whatever_the_files_are_now_is_served_where_nobody_answers_from_the_old_
     first, later = catalog(), catalog()
     asyncio.run(first.load_all())
     models.write(tmp_path / "m", models.scale(9.0))
-    later.following.follow([model._replace(digests=()) for model in served(first.entries)])
+    later.following.follow([dataclasses.replace(model, digests=()) for model in served(first.entries)])
     asyncio.run(later.load_all())
     assert later.following.end(later.entries) == {}
 

@@ -8,6 +8,7 @@ import pytest
 
 from normfold.protos import health as hp
 from normfold.protos import metrics as mx
+from normfold.serving.catalog.served import ServedModel
 from normfold.serving.rpc.methods import Method
 from normfold.serving.service import http
 from normfold.serving.workers import exchange as exchanges
@@ -23,7 +24,6 @@ from normfold.serving.workers.messages import (
     ModelsReady,
     Remember,
     Serve,
-    ServedModel,
     ServerReady,
     StartListening,
     WorkerAnswer,

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from normfold.serving.catalog.served import ServedModel
 from normfold.serving.process import loops
 from normfold.serving.workers.frames import PIECE_BYTES, SupervisorEnd, WorkerEnd, supervisor_end, worker_end
 from normfold.serving.workers.messages import (
@@ -30,7 +31,6 @@ from normfold.serving.workers.messages import (
     Remember,
     RestoreCounters,
     Serve,
-    ServedModel,
     ServerReady,
     StartFailed,
     StartListening,

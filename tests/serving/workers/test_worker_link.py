@@ -9,6 +9,7 @@ import pytest
 
 from normfold.protos import grpc_service as pb
 from normfold.serving.catalog.following import Following
+from normfold.serving.catalog.served import ServedModel
 from normfold.serving.errors import StartError, Unavailable
 from normfold.serving.infer.shared_memory import SharedMemory
 from normfold.serving.infer.tracing import TraceSettings
@@ -24,7 +25,6 @@ from normfold.serving.workers.messages import (
     Perform,
     Performed,
     Serve,
-    ServedModel,
     StartListening,
     WorkerAnswer,
 )
