@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 #: The header that carries the token, and the word before it.
 HEADER, SCHEME = "authorization", b"bearer "
 
-#: Instead of the digest of a token.
+#: What ``credential`` returns in place of a digest: there is no header, or it has no bearer token.
 NO_TOKEN, NOT_BEARER = b"", b"?"
 
 #: Up to this size a request is parsed for the name of its model; in a larger one, passing over the numbers is faster.
@@ -55,11 +55,11 @@ class Access:
     def admit(self, method: Method, credential: bytes) -> Method:
         """The method as a call with this ``credential`` may use it. Raises Unauthenticated or PermissionDenied.
 
-        A token for some models only gets a method that looks at the model of each request. Streams ask again for each
-        message, so that a token that is taken back ends them.
+        For a token that is limited to some models, the method returned checks the model of each request. Streams ask
+        again for each message, so a token that is taken back ends them.
 
-        The digest of the token is looked up, never the token, so the time that this takes tells nothing about how much
-        of a guess is right.
+        The digest of the token is looked up, never the token itself. So the time of the look-up does not reveal how
+        much of a guessed token is right.
         """
         known = self._admitted.get((credential, method.path))
         if known is not None:

@@ -15,7 +15,7 @@ class Scope(StrEnum):
 
     #: Ask models for answers.
     INFER = "infer"
-    #: Read what models and server are: health, metadata, configurations, counters, the index, reflection.
+    #: Read the state of models and server: health, metadata, configurations, counters, the index, reflection.
     READ = "read"
     #: Change the server: load and unload models, shared memory, traces, the log.
     ADMIN = "admin"
@@ -25,14 +25,14 @@ class Right(NamedTuple):
     """The right that a call of one procedure needs."""
 
     scope: Scope
-    #: The fields of the request that name a model; the first that is not empty counts. None: the call concerns no model
-    #: in particular and is allowed to tokens for some models only. Empty: it concerns all models, and is not.
+    #: The fields of the request that name a model; the first that is not empty counts. NO_MODEL: the call concerns no
+    #: model, and tokens that are limited to some models may make it. EVERY_MODEL: it concerns all, and they may not.
     model: tuple[str, ...] | None
     #: Whether the call asks for health and needs no token where health needs none.
     health: bool = False
 
 
-#: For calls that concern no model, and those that concern all.
+#: ``Right.model`` of calls that concern no model, and of calls that concern all.
 NO_MODEL, EVERY_MODEL = None, ()
 #: Names of the health service that mean the whole server.
 WHOLE_SERVER = ("", "inference.GRPCInferenceService")

@@ -40,7 +40,7 @@ LARGEST: Mapping[str, int] = {
     "Latest.num_versions": 1 << 20,
     "Specific.versions": version_text.LARGEST,
 }
-#: The largest value of an integer that this server refuses or passes over anyway.
+#: The bound of every other integer: this server refuses or ignores these fields, whatever their value.
 OTHER = 1 << 31
 
 _NO_NUMBERS = (FieldDescriptor.CPPTYPE_STRING, FieldDescriptor.CPPTYPE_BOOL, FieldDescriptor.CPPTYPE_ENUM)

@@ -109,7 +109,7 @@ class Catalog:
         return here and self.others.answer(name, number)
 
     def hear(self, failing: Mapping[str, tuple[int, ...]], loaded: Iterable[str]) -> None:
-        """Other workers cannot load the versions ``failing``; one of them has ``loaded`` models that failed there."""
+        """Note the versions that other workers cannot load, and the models that one has loaded after it could not."""
         self.others.failing = failing
         if self._lazily is not None:
             self._lazily.try_again(loaded)
@@ -171,11 +171,11 @@ class Catalog:
                 await self._load_now(name, None, {}, asked=True)
 
     def wake(self, name: str) -> Awaitable[None] | None:
-        """What a request for ``name`` must await before ``find``, because it loads the model; mostly nothing."""
+        """The load that a request for the lazy model ``name`` must await before ``find``; None: it need not wait."""
         return None if self._lazily is None else self._lazily.wake(name)
 
     async def awake(self, name: str, version: str) -> Model:
-        """``find``, after the load where this is the first request for a lazy model. Raises Overloaded, too."""
+        """``find``, after a load if the model is lazy and not loaded. Raises as ``find``, and Overloaded."""
         if (waking := self.wake(name)) is not None:
             await waking
         return self.find(name, version)
@@ -186,9 +186,10 @@ class Catalog:
     async def _load_now(
         self, name: str, override: str | None, files: Mapping[str, bytes], asked: bool = False, again: bool = False
     ) -> None:
-        """``load``, with the lock of the model; ``asked``: by a request, which takes the versions known before.
+        """``load``, for a caller that holds the lock of the model.
 
-        ``again``: a version in service whose files and configuration are the same stays as it is.
+        ``asked``: a request asks for the load, and gets the versions that were known before. ``again``: a version in
+        service stays as it is if its files and configuration are the same.
         """
         entry = self.entries.get(name)
         if entry is not None and override is None and not files and self.following.has(name, entry):
@@ -198,7 +199,7 @@ class Catalog:
         try:
             found = await self._loader.run(self._sources.files, name, override, files)
             folder = TrustedFolder(found, self._trust, quiet=asked)
-            entry = self.entries.setdefault(name, Entry(wanted=not self.entries))  # the first is waited for
+            entry = self.entries.setdefault(name, Entry(wanted=not self.entries))  # the first one is waited for
             was_known, entry.loading = entry.known, True
             if not was_known:
                 self.changed()
@@ -233,7 +234,7 @@ class Catalog:
             if not answered:
                 entry.reason = str(error)
             raise
-        text = written.SerializeToString(deterministic=True)  # else maps have another order in each process
+        text = written.SerializeToString(deterministic=True)  # the order of maps differs between processes
         kept = {model.version: model for model in entry.ready} if again and text == entry.written else {}
         for number in numbers:
             if number not in before or before[number].state != READY:
@@ -274,7 +275,7 @@ class Catalog:
             if (entry := self.entries.get(name)) is None:
                 return
             entry.unload(leave_out)
-            if not leave_out and not entry.answered:  # what never answered and is gone says nothing of what is served
+            if not leave_out and not entry.answered:  # no client has seen it ready: forget it
                 del self.entries[name]
             if self._lazily is not None:
                 self._lazily.gone(name)

@@ -23,7 +23,7 @@ from normfold.serving.wording import quoted
 #: Path, size, time of change and inode of a file.
 Mark = tuple[str, int, int, int]
 Marks = tuple[Mark, ...]
-#: What tells a folder from others in its place: device, inode and file system.
+#: The identity of a folder, as another folder may be put in its place: device, inode and file system.
 Place = tuple[int, int, int]
 
 
@@ -35,13 +35,13 @@ class Changes:
         self._repository = repository
         self._loaded: dict[str, Marks] = {}
         self._seen: dict[str, Marks] = {}
-        #: What tells the repository's folder from others, from the time when it last held a model.
+        #: The identity of the repository's folder when it last held a model.
         self._place: Place | None = None
-        #: The same of the folder of each model, from the time when the model was loaded.
+        #: The identity of each model's folder when the model was loaded.
         self._places: dict[str, Place | None] = {}
-        #: The models that had changed at the last look, and are not whole: what each lacks.
+        #: The models that had changed at the last look but are not whole yet, and what each lacks.
         self.incomplete: dict[str, str] = {}
-        #: These, and the models of which something was still written at the last look.
+        #: These models, and those whose files were still being written at the last look.
         self.unsettled: set[str] = set()
 
     def begin(self) -> None:
@@ -135,9 +135,10 @@ def lacking(folder: ModelFolder) -> str:
 
 
 def _counts(folder: ModelFolder, before: Marks, now: Marks) -> bool:
-    """Whether more is new than parts of versions that are not to be in service: each of these counts once it is whole.
+    """Whether a change concerns more than versions that are incomplete and not to be in service.
 
-    Else every pause of a copy would have the versions in service loaded again.
+    Such versions count once they are whole. If they counted before, each pause while one is copied would load the
+    versions in service again.
     """
     touched = {path.rpartition("/")[0] for path, *_ in {*before} ^ {*now}}
     if "" in touched:  # a file beside the versions, such as the configuration

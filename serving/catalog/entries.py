@@ -81,7 +81,7 @@ class Entry:
 
     @property
     def digests(self) -> tuple[str, ...]:
-        """For each of these versions, what tells apart the contents of its files."""
+        """The digest of the files of each of these versions."""
         return tuple(model.digest for model in self.ready)
 
     @property

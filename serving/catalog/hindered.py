@@ -1,4 +1,4 @@
-"""Models that did not load for a reason that may pass: it lies not in their files, so these need not change."""
+"""Models that failed to load for a reason outside their files, such as too little memory: a later load may succeed."""
 
 from __future__ import annotations
 
@@ -23,9 +23,10 @@ class HinderedModels:
 
     @contextlib.contextmanager
     def noted(self, name: str, sent: bool = False) -> Iterator[None]:
-        """Note how the load of ``name`` in this block ends: a device, too, may be away for a while.
+        """Note how the load of ``name`` in this block ends.
 
-        What a client has ``sent`` is not kept, and a load from the model's folder would put something else in service.
+        A StartError counts, too: a device may be away for a while. A model that a client has ``sent`` does not: the
+        files that were sent are not kept, and a later load would put those of the model's folder in service instead.
         """
         self.names.discard(name)
         try:

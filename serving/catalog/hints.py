@@ -1,4 +1,4 @@
-"""What a person probably meant who gave a path without a model as the repository: a path beside, above or below it."""
+"""Hints for a person whose ``--repository`` holds no model: a path beside, above or below it that may be meant."""
 
 from __future__ import annotations
 

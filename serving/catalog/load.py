@@ -130,7 +130,7 @@ def _sized(
         shapes = sorted((name, array.shape) for name, array in feeds.items())
         what = (shapes, contract.max_batch_size, settings.intra_op_threads, settings.arena)
         memory = known_memory.find(folder, data, what)
-        if memory is None:  # without an arena it cannot be measured, and is the same
+        if memory is None:  # only measurable with an arena; without one a run needs the same
             same = session.settings.arena or session.device != "cpu"
             measured = session if same else _session(data, options.device, settings, options.device)
             memory = run_memory.measure(measured, feeds, list(contract.outputs), contract.max_batch_size, axes)

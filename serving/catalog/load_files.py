@@ -24,16 +24,16 @@ def needed(folder: Files, written: mc.ModelConfig, version: int) -> SentFolder:
 
 
 def digest(files: SentFolder, written: mc.ModelConfig, version: int) -> str:
-    """What tells apart two contents of ``files``, as ``needed`` gives them, that may answer differently.
+    """The digest of those of ``files`` that, with the configuration, decide the answers: model file and labels.
 
-    With the configuration, the model file and the labels decide the answers.
+    ``files`` are those that ``needed`` returns.
     """
     read = [files.sha256(path) for path in (_model_path(written, version), *_labels(written))]
     return hashlib.sha256(" ".join(read).encode()).hexdigest()
 
 
 def contents(files: SentFolder) -> str:
-    """What tells apart two contents of ``files``, also where these decide only whether a version loads."""
+    """The digest of all ``files``, also of those that only decide whether a version loads."""
     return hashlib.sha256(" ".join(f"{path} {files.sha256(path)}" for path in sorted(files.files)).encode()).hexdigest()
 
 

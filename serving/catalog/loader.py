@@ -59,7 +59,7 @@ class Loader:
             raise
         try:
             return done.result()
-        finally:  # an error has this frame, and would keep the file that was loaded for as long as these keep the error
+        finally:  # an error's traceback refers to this frame, which would keep the model file in memory
             del job, done
 
     async def load_versions(
@@ -72,7 +72,7 @@ class Loader:
     ) -> tuple[dict[int, Model], dict[int, LoadError]]:
         """The versions that loaded and are warm, and for each of the others the reason; ``quiet`` logs failures only.
 
-        Those of ``kept``, which serve with the same configuration, are loaded only if their files are others now.
+        ``kept`` serve with the same configuration already; they are loaded again only if their files have changed.
 
         Raises StartError, and Unavailable after ``close``.
         """
@@ -86,7 +86,7 @@ class Loader:
             except (StartError, Unavailable):  # the device is missing, so no model will load; or the server ends
                 raise
             except LoadError as error:
-                failures[number] = error.with_traceback(None)  # which would keep the file that was loaded
+                failures[number] = error.with_traceback(None)  # the traceback would keep the model file in memory
             except ServingError as error:
                 failures[number] = LoadError(str(error))
             except MemoryError:

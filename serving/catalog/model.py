@@ -58,9 +58,9 @@ class Model:
         """
         self.name, self.version, self.config, self.contract, self.session = name, version, settings, contract, session
         self.statistics = Statistics()
-        #: What tells apart the contents of the files that it was loaded from; as ``load_files.digest`` gives it.
+        #: The digest of the files that decide its answers, see ``load_files.digest``.
         self.digest = ""
-        #: The same of all files that its load read; as ``load_files.contents`` gives it.
+        #: The digest of all files that its load read, see ``load_files.contents``.
         self.contents = ""
         #: The memory that it takes while nothing runs, in bytes; as far as it is known.
         self.memory_bytes = 0

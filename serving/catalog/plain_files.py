@@ -18,7 +18,7 @@ from normfold.serving.errors import Hindered, LoadError
 MOST_BYTES = (2 << 30) - 1
 #: Files that are parsed in the server itself, before any trial of the load, by name: the most bytes of each.
 PARSED_BYTES = {"config.pbtxt": 1 << 20, "manifest.json": 1 << 20}
-#: Of such a file polling finds when it comes, because then the files have changed.
+#: Errors that mean that a file is not there. Polling loads the model when the file comes: its files have changed then.
 _NOT_THERE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG)
 #: How a file is opened.
 _FILE = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC

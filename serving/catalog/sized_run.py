@@ -28,8 +28,8 @@ Array = NDArray[Any]
 #: activations have left the CPU's caches long before.
 PART_BYTES = 64 << 20
 
-#: Sessions of runs with no more memory keep it when the server is idle, in bytes. Several such runs may take more: each
-#: answer stays in memory for as long as its client does not take it.
+#: When the server is idle, a session keeps the memory of runs that took at most KEPT_BYTES. Answers are in that memory
+#: until their clients take them, so KEPT_ANSWERS at a time may make a session keep more.
 KEPT_BYTES = 8 << 20
 KEPT_ANSWERS = 8
 
@@ -44,16 +44,16 @@ class SizedRun:
         self._session, self._memory, self._budget, self._batched = session, memory, budget, batched
         self._small = {name: array[:1] for name, array in sample.items()} if batched else dict(sample)
         self._kept_bytes = memory.most_input_bytes(KEPT_BYTES)
-        #: Answers to larger inputs may together keep more than that.
+        #: KEPT_ANSWERS answers to inputs of at most this size keep no more than KEPT_BYTES.
         self._several_bytes = memory.most_input_bytes(KEPT_BYTES / KEPT_ANSWERS)
-        #: Those that are in memory now, by their number, and the most at once since memory was last given back.
+        #: The answers to larger inputs that are in memory, and the most at a time since memory was last given back.
         self._answers: weakref.WeakValueDictionary[int, Array] = weakref.WeakValueDictionary()
         self._numbers, self._most_answers = itertools.count(), 0
         #: The largest inputs since memory was last given back, in bytes.
         self._largest = 0
-        #: Output -> the rows of a part, not as large as the others, in which it had the rows of its inputs.
+        #: Output -> the rows of a part of another size than most, in which it had as many rows as the inputs.
         self._by_rows: dict[str, int] = {}
-        #: Inputs up to this size need no further look, in bytes.
+        #: A run with inputs of at most this size takes at most PART_BYTES: it is neither cut nor refused. In bytes.
         self._ordinary_bytes = memory.most_input_bytes(PART_BYTES)
 
     def check(self, feeds: Mapping[str, Array], rows: int) -> None:
@@ -111,9 +111,9 @@ class SizedRun:
     def _counts(self, rows: int, most: int, outputs: Sequence[str], size: int) -> list[int]:
         """The rows of each part of a run of ``rows`` rows with inputs of ``size`` bytes: ``most`` in each.
 
-        An output that has as many rows as a part, however many are asked for, is found out by a part of another size.
-        So where all would be equal, and an output was not seen with such a part, the first has one row less, or two
-        instead of one.
+        An output may have a fixed number of rows that happens to be ``most``; only a part of another size shows that.
+        So if all parts would be equal, and an output was not seen with another size yet, the first part has one row
+        less, or two rows instead of one.
         """
         first = most
         if rows % most == 0 and any(self._by_rows.get(name, most) == most for name in outputs):

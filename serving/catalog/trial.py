@@ -182,7 +182,7 @@ class Trials:
 
 
 class _Turn:
-    """The turn of one trial, which mostly have one process after the other; ``give_up`` lets the next one begin."""
+    """The turn of one trial. Trials run one after the other, except that ``give_up`` of a long one starts the next."""
 
     def __init__(self, trying: threading.Lock) -> None:
         self._trying, self._mine = trying, False
@@ -246,7 +246,7 @@ class _Child:
         peak = children.most_resident_bytes(pid)
         if highest < peak and peak > before + most:
             raise large
-        if TOO_LITTLE in message or kind == "MemoryError":  # it may have been the system's, and not its limit
+        if TOO_LITTLE in message or kind == "MemoryError":  # the system may lack memory, whatever the limit
             raise Hindered(str(large))
         return str(kind), str(message)
 

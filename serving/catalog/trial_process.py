@@ -92,10 +92,10 @@ def carry_out(job: TrialJob) -> tuple[str, str]:
 def main() -> None:
     """Carry out the jobs that come from the process whose id is the first argument."""
     children.end_with(int(sys.argv[1]))
-    with contextlib.suppress(OSError):  # where memory runs out, the system is to end this process and not the server
+    with contextlib.suppress(OSError):  # if memory runs out, the system shall kill this process, not the server
         Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)  # what libraries print is no answer
+    os.dup2(2, 1)  # what libraries print must not mix with the answers
     print("ready", file=answers, flush=True)
     while (job := read_job(sys.stdin.buffer)) is not None:
         print(json.dumps(carry_out(job)), file=answers, flush=True)

@@ -49,7 +49,7 @@ class TrustedFolder:
     """The files of one model, held to a ``Trust``. What is checked is what is loaded: each file is read once."""
 
     def __init__(self, files: Files, trust: Trust, quiet: bool = False) -> None:
-        """``quiet``: a version without a manifest is worth no line of the log, because it is loaded again and again."""
+        """``quiet``: do not log that a version has no manifest, because the model is loaded again and again."""
         self._files, self._trust = files, trust
         self._level = logging.DEBUG if quiet else logging.WARNING
         self._folder = files if isinstance(files, ModelFolder) else None

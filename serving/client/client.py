@@ -110,7 +110,7 @@ class Client:
         timeout: float | None = None,
         request_id: str = "",
     ) -> calls.Answer:
-        """The outputs by name: those in ``outputs``, or all. ``version`` of the answer tells which version answered.
+        """The outputs by name: those in ``outputs``, or all. ``version`` of the answer is the version that answered.
 
         ``inputs`` are arrays by name, or one array if the model has one input. An array is sent in its own dtype;
         lists and numbers get the model's. Raises ClientError, or ValueError for an argument that cannot be sent.
@@ -179,7 +179,7 @@ class Client:
             raise self._cured(error, lambda: request, model, version, left) from None
 
     def _cured(self, error: ClientError, made: Made, model: str, version: str | int, left: TimeLeft) -> ClientError:
-        """``error``, with what would cure the request that ``made`` gives if the server found a mistake in it."""
+        """``error``; if the server found a mistake in the request that ``made`` returns, with advice how to mend it."""
         if error.code is not Status.INVALID_ARGUMENT:
             return error
         self._known.clear()  # another version of the model may be in service now
@@ -201,7 +201,7 @@ class Client:
             left.passed_since(begin)
 
     def _metadata_if_any(self, model: str, version: str | int, left: TimeLeft) -> ModelMetadata | None:
-        """The same, or None where the server gives none: then the request itself meets what is wrong."""
+        """The same, or None where the server gives none: the answer to the request itself then says what is wrong."""
         key = (checked_model(model), checked_version(version))
         if key in self._known:
             return self._known[key]
@@ -223,7 +223,7 @@ class Client:
         return control.states(response)
 
     def counters(self, timeout: float | None = None) -> list[control.VersionCounters]:
-        """What the server has counted for each version in service; only normfold tells. Raises ClientError."""
+        """The counters of each version in service; only servers of normfold have them. Raises ClientError."""
         from normfold.protos import metrics as mx
         from normfold.serving.client import control
 

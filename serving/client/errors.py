@@ -1,4 +1,4 @@
-"""The exception of a failed call, and what would cure a request that the server refuses."""
+"""The exception of a failed call, and advice how to mend a request that the server refuses."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 
     from normfold.protos import grpc_service as pb
 
-#: Servers begin a message about a request without an id with these words, which say nothing.
+#: How servers begin a message about a request without an id. It says nothing, so it is cut off.
 _NO_ID = "[request id: <id_unknown>] "
 
-#: A server that answers so when it is asked for a model's metadata will do so again: it has no such procedure, or the
-#: token does not allow it.
+#: After these answers to a question for a model's metadata it is useless to ask again: the server has no such
+#: procedure, or the token does not allow it.
 WITHOUT_METADATA = (Status.UNIMPLEMENTED, Status.PERMISSION_DENIED)
 
 
@@ -55,7 +55,7 @@ def client_error(reply: Reply) -> ClientError:
     return ClientError(reply.status, details)
 
 
-#: Gives the request that failed, where it is asked for.
+#: Makes the message of the request that failed, when it is needed.
 Made = Callable[[], "pb.ModelInferRequest"]
 
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from normfold.serving.client.transport.choice import LoopCalls
 
 _ALL: weakref.WeakSet[EventLoops] = weakref.WeakSet()
-#: What belongs to the parent of a forked process. It is kept, because it would end itself when it is no longer needed.
+#: What a forked process has from its parent. It is kept for ever: freeing it would close what the parent uses.
 _OF_PARENT: list[OnLoop] = []
 
 
@@ -103,7 +103,7 @@ class EventLoops:
         return current
 
     def _keep(self) -> None:
-        """End nothing later: it is ended now, or belongs to another process."""
+        """Cancel the later end of ``_current``: it is ended now, or belongs to another process."""
         if self._forgotten is not None:
             self._forgotten.detach()
             self._forgotten = None

@@ -110,7 +110,7 @@ class Questions:
         return task if task.done() else None
 
     async def _find_out(self, key: Key, question: _Question, ask: Ask) -> ModelMetadata:
-        """Ask, and ask again if the time was over for who asked first, and somebody with more time waits now."""
+        """Ask; ask again if the time of the first caller ran out while another caller with more time waits."""
         loop = asyncio.get_running_loop()
         try:
             while True:
@@ -134,6 +134,6 @@ class Questions:
 
 
 def _seen(task: asyncio.Task[ModelMetadata]) -> None:
-    """Nobody may be left to look at the failure of a question."""
+    """Mark the failure of a question as seen by asyncio: nobody may be left to await it."""
     if not task.cancelled():
         task.exception()

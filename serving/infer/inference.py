@@ -120,18 +120,18 @@ class Inference:
         self, model: Model | None, head: bytes, size: int, left: float | None, by: object
     ) -> Overloaded | None:
         error = self._admission.refusal(None if model is None else model.scheduler.load, by, size, left)
-        if error is not None and model is not None and self._traces.spans is None:  # each of them has a span
+        if error is not None and model is not None and self._traces.spans is None:  # with spans each refusal has one
             error.alike, error.again = decisive_bytes(head), model.statistics.refused
             error.still = partial(self._still, head[: error.alike], size, left)
         return error
 
     def _still(self, head: bytes, size: int, left: float | None, by: object) -> Overloaded | None:
-        """The reason why a request like one that was refused is refused now, too; None: it must be asked."""
+        """The refusal of one more request like one that was refused; None: ``_refusal`` may accept it now."""
         model = self._named(head)
         return None if model is None or model.scheduler.free else self._refusal(model, head, size, left, by)
 
     def _named(self, data: bytes) -> Model | None:
-        """The model that ``data`` names, seen without reading the request; None if that is not so easy."""
+        """The model that ``data`` names, found without parsing the request; None if it is not at its usual place."""
         named = model_named(data)
         try:
             return None if named is None else self._catalog.find(*named)

@@ -128,9 +128,9 @@ def gather(request: pb.ModelInferRequest, name: str, regions: Regions, lifted: L
 
 
 def unread_bytes(request: pb.ModelInferRequest, contract: Contract, lifted: Lifted) -> tuple[int, int]:
-    """The memory that typed numbers, and strings, of a large request take beside it once they are read.
+    """The memory that typed numbers and strings of a large request take beside the request once they are read.
 
-    While it waits for its run and, the second number, at most in its run.
+    Two numbers of bytes: while the request waits for its run, and at most during its run.
     """
     if not (lifted.raw or lifted.typed):
         return 0, 0
@@ -148,9 +148,9 @@ def unread_bytes(request: pb.ModelInferRequest, contract: Contract, lifted: Lift
 
 
 def _string_bytes(contract: Contract, count: int, size: int) -> tuple[int, int]:
-    """The memory of ``count`` strings of ``size`` bytes, and of others where the model mostly answers with as many.
+    """The memory of ``count`` strings of ``size`` bytes; twice that where the model answers with strings, too.
 
-    While they wait for their run and, the second number, at most in their run.
+    Two numbers of bytes: while the strings wait for their run, and at most during their run.
     """
     times = 1 + any(spec.datatype.name == "BYTES" for spec in contract.outputs.values())
     return (count * ELEMENT_BYTES + size) * times, (count * ELEMENT_BYTES + size * OWN_TIMES) * times
@@ -163,10 +163,10 @@ def _elements(tensor: InputTensor, size: int) -> int:
 
 
 def shared_bytes(request: pb.ModelInferRequest, contract: Contract, regions: Regions) -> tuple[int, int, int]:
-    """The memory that ``request`` takes for what it names in shared memory, and the bytes of strings among that.
+    """The memory that ``request`` takes for the inputs that it names in shared memory.
 
-    The first number is for the time that it waits for its run, the second for its run, at most; the third is that of
-    strings. All are 0 if it is refused before they are read.
+    Three numbers of bytes: while the request waits for its run, at most during its run, and the strings among the
+    inputs. All are 0 if the request is refused before its inputs are read.
     """
     total = most = strings = 0
     try:

@@ -27,7 +27,7 @@ MAX_DETAILS = 3000
 #: The event loop parses messages of at most this many bytes: that takes 5 ms at most, for the shortest strings.
 LOOP_BYTES = 64 << 10
 
-#: So many of the first bytes of a request hold the name and version of its model, where a plan is possible.
+#: This many of the first bytes of a request hold the name and version of its model, if it can have a plan.
 DOOR_BYTES = 260
 
 #: Refusals of an overloaded server are counted, and reported at most once in this time, in seconds.

@@ -192,7 +192,7 @@ class Session:
             data = ctypes.string_at(value.data_ptr(), 2 * math.prod(shape)) if math.prod(shape) else b""
             return np.frombuffer(data, BF16.dtype).reshape(shape)
         array: Array = value.numpy()
-        if name in self._passed_on:  # this is the memory of the input, which nobody holds for it
+        if name in self._passed_on:  # a view of the input's memory, which may be freed
             array = array.copy()
         return _bytes(array) if self._datatypes[name] is BYTES else array
 

@@ -149,7 +149,7 @@ class InferenceService:
         except Exception as error:
             return _stream_error(data, error)
         finally:
-            del answer  # its error has this frame in its traceback: they would keep each other, and the request
+            del answer  # its error refers to this frame: a cycle that would keep the request in memory
 
     async def model_config(self, request: pb.ModelConfigRequest) -> pb.ModelConfigResponse:
         """The configuration in force. Raises as ``Catalog.awake``."""
