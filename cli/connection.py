@@ -35,7 +35,7 @@ NAMES = ("tls", "tls_ca", "tls_cert", "tls_key", "tls_server_name", "token_file"
 
 
 def asks_no_server(other: str, asks: Callable[[Mapping[str, Any]], bool], why: str, *more: str) -> Need:
-    """What these options, and ``more``, need in a command that asks a server only sometimes."""
+    """The need of these options, and of ``more``, in a command that asks a server only sometimes."""
     return Need((*more, *NAMES), other, asks, why)
 
 

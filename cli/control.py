@@ -199,7 +199,7 @@ class _Change:
     #: The text now; None where there is no file.
     before: str | None
     after: str
-    #: What is changed, and how to get it back.
+    #: A sentence for the user: the change, and how to undo it.
     sentence: str
 
     def write(self) -> None:
@@ -282,7 +282,7 @@ def _models(client: Client) -> set[str] | None:
 
 
 def _unless_denied(ask: Callable[[], Found]) -> Found | None:
-    """What ``ask`` finds; None where the token does not allow the question. Raises ClientError for other reasons."""
+    """The result of ``ask``; None where the token does not allow the question. Raises ClientError for other reasons."""
     from normfold.serving.client.client import ClientError
     from normfold.serving.errors import Status
 

@@ -39,7 +39,7 @@ SAMPLES_NEEDED = Need(
     lambda values: bool(values["samples"] or values.get("test_samples")),
     "without --sample FILE",
 )
-#: What options of ``normfold export`` and of ``normfold fold`` need.
+#: The options that options of ``normfold export`` and of ``normfold fold`` need.
 FOLDING_NEEDS = (
     SAMPLES_NEEDED,
     Need(("fold_all",), "form", lambda values: values["form"] != "unfolded", "with --form unfolded: nothing is folded"),

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ListedVersion:
-    """One version of a model. What a repository or a foreign server does not tell is None."""
+    """One version of a model. A field is None where a repository, or a server of another make, does not have it."""
 
     model: str
     version: str
@@ -177,7 +177,7 @@ def _on_disk(path: Path) -> Iterator[ListedVersion]:
 
 
 def _facts(folder: ModelFolder, number: int, filename: str) -> tuple[tuple[str, ...], str | None]:
-    """What the model file says of itself: its inputs, and what became of the BatchNorms. Raises LoadError."""
+    """The facts in a model file: its inputs, and what became of the BatchNorms. Raises LoadError."""
     from google.protobuf.message import DecodeError
 
     from normfold.protos.onnx_file import ModelProto

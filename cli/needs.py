@@ -12,17 +12,17 @@ from click.core import ParameterSource
 from normfold.cli.environment import say_where
 from normfold.cli.terminal import one_line
 
-#: What the sources of a value count; what comes from a weaker one may be left without use by a stronger one.
+#: The strength of each source of a value: an option from a stronger source may leave one from a weaker source unused.
 _STRENGTH = {ParameterSource.DEFAULT_MAP: 1, ParameterSource.ENVIRONMENT: 2, ParameterSource.COMMANDLINE: 3}
 
 
 class Need(NamedTuple):
-    """What some options need, all by their names in the code."""
+    """A need that some options have in common; options are given by their names in the code."""
 
     options: tuple[str, ...]
-    #: The option that decides whether they do anything.
+    #: The option that decides whether ``options`` do anything.
     other: str
-    #: Whether they do, by the values of all options.
+    #: Whether ``options`` do something, by the values of all options.
     met: Callable[[Mapping[str, Any]], bool]
     #: The end of the sentence: "it does nothing without --model-control poll".
     why: str

@@ -19,7 +19,7 @@ LONGEST_LINE = 1 << 20
 class PlainConsole(Console):
     """A console that escapes control characters in what it prints; rich itself passes them to the terminal.
 
-    Not in the words beside a turning sign: they are our own, or from the command line.
+    Not in the text beside a spinner, which is our own or from the command line.
     """
 
     def render_str(self, text: str, **options: Any) -> Text:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from normfold.cli.needs import Need
 
-#: Those of ServerConfig that fit no other way are refused there: --memory-budget, --tls-…, --health-without-token.
+#: ServerConfig itself refuses some options without others: --memory-budget, --tls-…, --health-without-token.
 NEEDS = (
     Need(
         ("poll_seconds",),

@@ -78,7 +78,7 @@ def token(name: str, scopes: tuple[str, ...], models: tuple[str, ...], tokens: P
 
 
 def _other_lines(tokens: Path, name: str) -> bytes:
-    """What the file has before the line of ``name`` is appended. Raises ClickException."""
+    """The content of the file before the line of ``name`` is appended. Raises ClickException."""
     from normfold.serving.access.tokens import holders_in
     from normfold.serving.errors import StartError
 

@@ -147,7 +147,7 @@ def verify(
 
 
 def _print_ends(texts: tuple[str, str], ends: Ends, console: PlainConsole) -> None:
-    """Say where a version holds more than the network that it was made of, and nothing was said of that here."""
+    """Where a version holds more than its network (--standardize, …) and this command has no such option, say so."""
     from rich.markup import escape
 
     if ends.anything:

@@ -23,7 +23,7 @@ _SERVED = re.compile(r"(?:grpc://)?(?P<address>[\w.\-\[\]]+:\d+)/(?P<model>[\w.\
 
 @dataclass
 class Code:
-    """What the sides that are code are made with."""
+    """The weights and arguments for the sides that are code."""
 
     #: Files that no side has taken yet, in the order of the sides.
     weights: list[Path]
@@ -140,7 +140,7 @@ def require(text: str) -> None:
 
 
 def _declared(text: str, credentials: Credentials) -> tuple[str, ...]:
-    """The inputs of a served model as ``--input`` writes them; none where the server does not tell proved sizes."""
+    """The inputs of a served model as ``--input`` writes them; none where the server does not know proved sizes."""
     from normfold.export.errors import ExportError
     from normfold.export.inputs.specs import Dimension
     from normfold.serving.client.client import Client, ClientError

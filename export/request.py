@@ -41,7 +41,7 @@ class ExportRequest:
     #: Samples may hold NaN and infinity.
     allow_nonfinite: bool = False
     arguments: Mapping[str, Any] = field(default_factory=dict)
-    #: What is computed before and after the network.
+    #: The arithmetic before and after the network.
     ends: Ends = field(default_factory=Ends)
     #: None: the next free version.
     version: int | None = None

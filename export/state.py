@@ -1,4 +1,4 @@
-"""What a network keeps from one call to the next: found by running it, and put back after each run.
+"""Finds the state that a network keeps from one call to the next, and puts it back after each run.
 
 A graph is a function of its inputs. A network that keeps the end of the last block in a buffer, or a recurrent state in
 an attribute, answers the same input differently after other inputs, so a graph of it is wrong from the second call on.

@@ -92,7 +92,7 @@ class Cpus:
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """What is installed, and what of it works; with any of the ``problems`` a server cannot start."""
+    """The installed packages, and which of them work; with any of the ``problems`` a server cannot start."""
 
     python: str
     #: Distribution -> version; None: not installed.

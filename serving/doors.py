@@ -21,7 +21,6 @@ class Doors:
         """Read the files. Raises StartError. ``again``: the server has begun before, and may have no token left."""
         self.tls: Tls | None = None
         self.access: Access | None = None
-        #: What the files of a model need to be served.
         key = None if config.require_signature is None else read_public_key(config.require_signature)
         self.trust = Trust(config.require_manifest, key)
         self._watches: list[FileWatch[Any]] = []

@@ -236,7 +236,7 @@ class Server:
         self._polling = asyncio.create_task(self.polling.run(unlike))
 
     def models(self) -> list[tuple[str, bool]]:
-        """What ``entries.lines`` says about the models."""
+        """A line for each model, and whether it was loaded, as ``entries.lines`` writes it."""
         from normfold.serving.catalog.entries import lines
 
         return lines(self.catalog.entries)

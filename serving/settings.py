@@ -190,7 +190,7 @@ class ServerConfig:
 
     @property
     def client_limits(self) -> ClientLimits:
-        """What clients may hold of the server, and for how long."""
+        """The limits of the resources that clients may hold, and for how long."""
         return ClientLimits(
             max_connections=self.max_connections,
             max_connection_bytes=self.max_connection_bytes,
@@ -205,7 +205,7 @@ class ServerConfig:
 
     @property
     def queue_limits(self) -> QueueLimits:
-        """What may wait in one worker, and for how long."""
+        """The limits of the requests that may wait in one worker, and for how long."""
         return QueueLimits(seconds=self.max_queue_seconds, requests=self.max_queue_requests, bytes=self.max_queue_bytes)
 
     @property

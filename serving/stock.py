@@ -64,7 +64,7 @@ class Stock:
         self.catalog.on_change(self._give_back)
 
     def _settle(self) -> None:
-        """Tell the budget what the process has without runs."""
+        """Report to the budget the memory that the process has without runs."""
         _, under_way = self._work()
         self._budget.settle(sum(model.memory_bytes for model in self._ready()), busy=under_way > 0)
 

@@ -16,7 +16,7 @@ from normfold.export.inputs.specs import Dimension, InputSpec
 
 __all__ = ["guards_of"]
 
-#: What the functions of torch's conditions are in Python, for whole numbers that are not negative.
+#: Python's counterparts of the functions in torch's conditions, for whole numbers that are not negative.
 FUNCTIONS = {
     "FloorDiv": operator.floordiv,
     "CleanDiv": operator.floordiv,
@@ -74,7 +74,7 @@ def guards_of(program: ExportedProgram, specs: Sequence[InputSpec]) -> tuple[Gua
 
 
 def _made(name: str, size: sympy.Expr) -> tuple[sympy.Symbol, _Made] | None:
-    """Return the one symbol of a size, and how the size is made of it; None: otherwise than by two whole numbers."""
+    """Return the symbol of a size, and the size as ``factor * symbol + offset``; None: it has no such form."""
     if len(size.free_symbols) != 1:
         return None
     (symbol,) = size.free_symbols

@@ -72,7 +72,7 @@ class PrecisionReport:
     measured: DataSet
     #: The inputs that int8 took its value ranges from; None for fp16 and bf16.
     calibration: DataSet | None = None
-    #: What makes these figures say less than they seem to.
+    #: Why these figures are less certain than they seem.
     warnings: tuple[str, ...] = ()
     #: Operators that stayed in float32, because int8 loses most with them.
     kept: tuple[str, ...] = ()

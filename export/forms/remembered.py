@@ -40,7 +40,7 @@ _MAX_BYTES = 1 << 16
 
 @dataclass(frozen=True)
 class Subject:
-    """What was measured; a measurement is valid as long as every field is the same."""
+    """The subject of a measurement, which is valid as long as every field is the same."""
 
     #: Name of the variant -> sha256 of its graph.
     variants: Mapping[str, str]

@@ -143,7 +143,7 @@ class GlobalMaxPool(OpRun):
 
 
 class Pad(OpRun):
-    """Negative pads, which cut entries off, are none of NumPy's, which the reference calls."""
+    """Also with negative pads, which cut entries off: the reference calls numpy.pad, which refuses them."""
 
     op_domain = ""
 

@@ -17,7 +17,7 @@ from normfold.export.graphs.unrounded import FLOATS
 __all__ = ["require_usable"]
 
 NORM = "BatchNormalization"
-#: What the inputs of a BatchNormalization are to it.
+#: The roles of a BatchNormalization's inputs, in their order.
 ROLES = ("input", "scale", "shift", "mean", "variance")
 #: Operators whose constants multiply or are added: one infinity makes answers infinite or NaN.
 LINEAR = frozenset({NORM, "Conv", "ConvTranspose", "GRU", "Gemm", "LSTM", "MatMul", "RNN"})
@@ -70,7 +70,7 @@ def _constants(graph: ir.Graph) -> Iterator[ir.Value]:
 
 
 def _role(value: ir.Value, norm: ir.Node | None) -> str:
-    """What a constant is to the BatchNorm that reads it."""
+    """The role of a constant in the BatchNorm that reads it, for a sentence; "" without one."""
     return "" if norm is None else f", the {ROLES[list(norm.inputs).index(value)]} of {_called(norm)},"
 
 

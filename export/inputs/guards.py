@@ -16,7 +16,7 @@ from normfold.export.inputs.specs import Dimension
 
 __all__ = ["Guard"]
 
-#: So many sizes next to the traced one are all looked at, on each side; further ones near the guard's numbers only.
+#: All sizes up to this many steps from the traced one are looked at; further away, those near the guard's numbers.
 NEAR = 4096
 
 
@@ -56,9 +56,9 @@ class Guard:
             last, held = steps, now
 
     def _probes(self, traced: int, way: int, most: int) -> list[int]:
-        """Return how many steps of ``way`` to go: to the nearest sizes, doubled numbers, and near the guard's numbers.
+        """Return the steps of ``way`` to look at: all up to NEAR, powers of two, and those to the guard's numbers.
 
-        At most ``most`` steps.
+        None is above ``most``.
         """
         found = {*range(1, min(most, NEAR) + 1), most}
         near = {*self.numbers, *(a * b for a, b in product(self.numbers, repeat=2))}

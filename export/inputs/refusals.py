@@ -1,4 +1,4 @@
-"""What an error of a network says of the sizes that it was tried at."""
+"""Reads from an error of a network what is wrong with the sizes that it was tried at."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def hints(specs: Sequence[InputSpec], error: BaseException) -> str:
 
 
 def _index_hint(integers: Sequence[InputSpec], error: BaseException) -> str:
-    """What to give where the declared values of an integer input lead out of a table."""
+    """Advice where the declared values of an integer input lead out of a table."""
     spec = next((s for s in integers if s.values), None)
     if spec is None or not re.search(r"index\b.*out of (range|bounds)", str(error)):
         return ""

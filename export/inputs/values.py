@@ -22,7 +22,7 @@ __all__ = ["LARGEST", "find_values"]
 
 Arrays = Mapping[str, NDArray[Any]]
 
-#: A network that takes this index is taken to have no largest one.
+#: A network that takes this index is assumed to take any.
 LARGEST = 1 << 16
 #: Numbers that integer inputs are filled with until the network runs: a length or an index that nearly all take first.
 FILLS = (1, 0, 2)

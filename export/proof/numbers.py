@@ -21,7 +21,7 @@ from normfold.export.sources.origin import Origin
 
 __all__ = ["drawn", "drawn_for", "numberless", "require_numbers", "telling"]
 
-#: So many sizes are tried at which the network runs and gives no numbers; a larger input may take long.
+#: The most sizes that are tried at which the network runs but gives no numbers; a larger input may take long.
 TRIED = 6
 
 

@@ -76,7 +76,7 @@ ANOTHER_PATH = "takes another path there: give that dimension's size, or a range
 
 @dataclass(frozen=True)
 class Proved:
-    """What was found of one form."""
+    """The result of the proof of one form."""
 
     #: Float64 against float64; None where the network cannot be computed in float64.
     algebra: Verification | None

@@ -14,7 +14,7 @@ __all__ = ["size_apart"]
 def size_apart(network: Run, graph: Run, cases: Sequence[Case], specs: Sequence[InputSpec], most: float) -> str:
     """Return "N = 1" where every case with that size is off by more than ``most``, and no case with another size.
 
-    Return "" where one size does not tell the cases apart.
+    Return "" where no single size separates these cases from the others.
     """
     sizes = [sample_sizes(case.inputs, specs, case.name) for case in cases]
     off = [max(largest_errors(network, [graph], [case]).values(), default=0.0) > most for case in cases]

@@ -23,8 +23,7 @@ __all__ = ["exchange", "put_back", "remove_stale"]
 
 #: A ``.tmp-`` directory of a killed export is removed when it is older than this.
 STALE_SECONDS = 3600
-#: What was set aside. Before a name was part of it, it was ``.tmp-<32 digits>-old``: this stays, as nothing says whose
-#: it is.
+#: A directory that was set aside. One without a name is never removed: it may be the only copy of something.
 _ASIDE = re.compile(r"\.tmp-[0-9a-f]{32}(?:-(?P<name>\w[\w.-]*))?-old", re.ASCII)
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 

@@ -1,6 +1,6 @@
 """The model's files that another version brings to a model that is there: its labels may change, the rest is kept.
 
-What is kept against the words of the export is said in a note: a largest batch, a version policy.
+Where what is kept contradicts the export (a largest batch, a version policy), a note says so.
 """
 
 from __future__ import annotations

@@ -36,7 +36,7 @@ __all__ = ["Publication", "manifest", "publish"]
 
 logger = logging.getLogger(__name__)
 
-#: What a rename onto a directory that is not empty ends with.
+#: The errors of a rename onto a directory that is not empty.
 _TAKEN = (errno.ENOTEMPTY, errno.EEXIST)
 
 

@@ -158,7 +158,7 @@ def chosen(report: ExportReport) -> str:
 
 
 def folded_form(report: ExportReport) -> str:
-    """Say that what the report tells of each BatchNorm is of another form than the published; "" where it is not."""
+    """Say that the report on each BatchNorm is about another form than the published one; "" where it is not."""
     published = report.published
     if published.variant not in ("unfolded", "blocked"):
         return ""

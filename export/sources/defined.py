@@ -1,4 +1,4 @@
-"""What a file of Python code defines, read without running it, and which of its classes is the whole network.
+"""Finds what a file of Python code defines without running it, and which of its classes is the whole network.
 
 A file often has several: blocks first, then the network that is made of them. The whole network is the class that no
 other class of the file uses.

@@ -34,7 +34,7 @@ _BEFORE, _BEHIND = "is standardised before the network", "of what the network re
 
 @dataclass(frozen=True)
 class Ends:
-    """What is computed before and after the network; nothing by default."""
+    """The arithmetic before and after the network; none by default."""
 
     #: Input -> mean and standard deviation, each one number or one for each channel.
     standardize: Mapping[str, tuple[Array, Array]] = field(default_factory=dict)

@@ -1,4 +1,4 @@
-"""What the export needs of a network, whatever it came from: its inputs, an exact answer, and a graph.
+"""A network as the export needs it, whatever it came from: its inputs, an exact answer, and a graph.
 
 FILE.py:NAME, package.module:NAME    a PyTorch module       :mod:`normfold.export.sources.module_origin`
 FILE.pt2                             a torch.export program :mod:`normfold.export.sources.program_origin`

@@ -1,4 +1,4 @@
-"""What is looked at in a ``torch.export`` program (``.pt2``) before it is opened, because opening it could run code.
+"""Inspects a ``torch.export`` program (``.pt2``) before it is opened, because opening it could run code.
 
 ``torch.export.load`` is not safe: it resolves operators by dotted names below ``torch``, passes size expressions to
 ``sympify``, uses the unrestricted unpickler, imports modules, and writes names and guards into Python code that it

@@ -43,7 +43,7 @@ _STRINGS = {"as_string", "as_strings"}
 _RANGE = re.compile(r"(u|zuf)[0-9]{1,6}|(?!u|zuf).*")
 #: Names that code of torch's own uses in the function of a program.
 _RESERVED = {"torch", "self", "operator", "_operator", "device", "getattr", "pytree", "fx_pytree"}
-#: What a dict of defaults makes for a key that it does not hold.
+#: The types of the default values of a defaultdict.
 _FACTORIES = {"list", "dict", "set", "tuple", "int", "float", "str", "bool"}
 #: Any other text: a dotted path, a device, a version. Nothing is called, assigned, quoted or on another line.
 _OTHER = re.compile(r"[\w.:/+<>*@ -]*")

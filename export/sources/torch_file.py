@@ -36,7 +36,7 @@ CONVERT = (
 
 @dataclass(frozen=True)
 class TorchFile:
-    """What a file holds, without the objects that only their own code could make."""
+    """The content of a file, without the objects that only their own code could make."""
 
     value: Any
     #: The classes and functions of what was left out: "argparse.Namespace".

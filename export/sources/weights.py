@@ -182,7 +182,7 @@ def _copies(tensor: Tensor, wanted: Tensor, learned: bool) -> bool:
 
 
 def _form(tensor: Tensor) -> str:
-    """What a tensor is, for a message: "sparse_coo", "without numbers (meta)", "int8"."""
+    """The kind of a tensor, for a message: "sparse_coo", "without numbers (meta)", "int8"."""
     if tensor.is_meta:
         return "without numbers (meta)"
     return str(tensor.dtype if tensor.layout == torch.strided else tensor.layout).removeprefix("torch.")
@@ -206,7 +206,7 @@ def _within(directory: Path) -> str:
 
 
 def _join(path: Path) -> str:
-    """What to do with weights that are in several files."""
+    """Advice for weights that are in several files."""
     form, end = ("torch", "bin") if ".bin" in path.name else ("safetensors.torch", "safetensors")
     load, save, written = ("load", "save", "pt") if form == "torch" else ("load_file", "save_file", end)
     return (

@@ -49,7 +49,7 @@ class Access:
         if not holders:
             log.warning("no token is left: nobody can come in")
         self._holders = dict(holders)
-        #: What was admitted so far, by the digest of the token and the path; only of holders, so it stays small.
+        #: The methods admitted so far, by the digest of the token and the path; only of holders, so it stays small.
         self._admitted: dict[tuple[bytes, str], Method] = {}
 
     def admit(self, method: Method, credential: bytes) -> Method:

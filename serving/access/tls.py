@@ -32,7 +32,7 @@ class TlsFiles:
         return (self.cert, self.key) if self.client_ca is None else (self.cert, self.key, self.client_ca)
 
     def read(self) -> TlsIdentity:
-        """What the files hold now. Raises StartError when they cannot be read, or do not belong together."""
+        """The contents of the files now. Raises StartError when they cannot be read, or do not belong together."""
         cert = self._bytes("--tls-cert", self.cert, CERTIFICATE)
         key = self._bytes("--tls-key", self.key, KEY)
         client_ca = None if self.client_ca is None else self._bytes("--tls-client-ca", self.client_ca, CERTIFICATE)
@@ -72,7 +72,7 @@ class TlsFiles:
 
 @dataclass(frozen=True)
 class TlsIdentity:
-    """What the files of TLS hold, for both frontends."""
+    """The contents of the files of TLS, and the context made of them; for both frontends."""
 
     context: ssl.SSLContext
     cert: bytes

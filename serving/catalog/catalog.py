@@ -68,7 +68,7 @@ class Catalog:
         self.nameable: Mapping[str, Entry] = {} if private else self.entries
         #: Held while a model loads or is unloaded; loads of several models go on at the same time.
         self._locks: dict[str, asyncio.Lock] = {}
-        #: What other workers serve, while this one starts.
+        #: The models that other workers serve, while this one starts.
         self.following = Following()
         self._sources = Sources(repository, self.following, private)
         self._lazily = None if lazy is None else Lazily(lazy, self.entries, self._load_asked, self._loader.pause)
@@ -77,7 +77,7 @@ class Catalog:
         self.hindered = HinderedModels()
         #: True as soon as loading was tried for every model.
         self.started = False
-        #: What the other workers of the same server say.
+        #: The readiness of the other workers of the same server.
         self.others = Others()
         #: True once the server stops: nothing is ready any more, although requests are answered for a while.
         self.leaving = False

@@ -1,4 +1,4 @@
-"""What has changed in a repository since its models were loaded; a change counts only when it is whole.
+"""Finds the changes of a repository since its models were loaded; a change counts only when it is whole.
 
 A copy takes time, and a model must not be loaded from half of it. So a model has changed when its files are other ones
 than those that were loaded, when they have stayed the same from one look to the next, and when every version that is to
@@ -45,7 +45,7 @@ class Changes:
         self.unsettled: set[str] = set()
 
     def begin(self) -> None:
-        """What is there now counts as loaded. Call it before anything is loaded."""
+        """Count the files that are there now as loaded. Call it before anything is loaded."""
         with contextlib.suppress(LoadError):
             self._models()
         folders = self._repository.models()
@@ -119,7 +119,7 @@ class Changes:
 
 
 def lacking(folder: ModelFolder) -> str:
-    """What the versions of ``folder`` that are to be in service lack; "" where they are whole.
+    """A sentence on what the versions of ``folder`` that are to be in service lack; "" where they are whole.
 
     Others, such as an old one of which a copy broke off, may stay as they are.
     """

@@ -105,7 +105,7 @@ class Entry:
             yield number, kept.statistics
 
     def snapshots(self) -> Iterator[mx.ModelSnapshot]:
-        """The same with histograms."""
+        """The counters and histograms of the same versions."""
         yield from (model.snapshot() for model in self.ready)
         yield from self.kept.values()
 
@@ -157,7 +157,7 @@ class Entry:
 
     @property
     def outcome(self) -> object:
-        """What a load that a request asked for may have changed for others."""
+        """The part of its state that concerns other workers: a load that changes it is reported to them."""
         return self.can_answer, self.refused
 
     @property

@@ -26,7 +26,7 @@ Array = NDArray[Any]
 
 #: Kinds of NumPy dtypes whose values can be compared as numbers.
 NUMERIC = "fiub"
-#: What the file, and each of its tensors, must have.
+#: The keys that the file must have, and those of each of its tensors.
 _CONTENT, _TENSOR = ("relative_tolerance", "inputs", "outputs"), ("name", "datatype", "shape", "data")
 
 

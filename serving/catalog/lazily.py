@@ -45,7 +45,7 @@ SLACK = 1 / 20
 
 @dataclass(frozen=True)
 class LazyLimits:
-    """What lazy models may take."""
+    """The limits of lazy models."""
 
     #: Memory of all models together, in bytes; 0: no limit.
     budget_bytes: int = 0
@@ -95,7 +95,7 @@ class Lazily:
                 self.lay_down({name: VersionsFound(entry.present, entry.chosen)})
 
     def wake(self, name: str) -> Awaitable[None] | None:
-        """What a request for ``name`` must await before its model is looked for; None where it need not.
+        """The load that a request for ``name`` must await before its model is looked for; None: it need not wait.
 
         Awaiting it raises Overloaded where too many wait already, Unavailable where the load takes too long or the
         server ends. A load that fails raises nothing: the model then has its reason.

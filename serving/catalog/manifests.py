@@ -1,4 +1,4 @@
-"""What manifest.json says of the files of a version, and whether they are these files."""
+"""Checks the files of a version against its manifest.json."""
 
 from __future__ import annotations
 

@@ -96,7 +96,7 @@ class Sources:
         return written, numbers, there
 
     def _misnamed(self, name: str) -> str:
-        """What is wrong with the folder that was probably meant as a version of ``name``; "" where there is none."""
+        """The fault of the folder that was probably meant as a version of ``name``; "" where there is none."""
         return unnumbered(self._repository.path if self._repository.is_single else self._repository.path / name)
 
     def versions(self, names: Iterable[str]) -> dict[str, VersionsFound]:

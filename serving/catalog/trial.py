@@ -52,7 +52,7 @@ START_SECONDS, LOOK_SECONDS = 120.0, 0.02
 
 @dataclass(frozen=True)
 class LoadLimits:
-    """What a load may take."""
+    """The limits of a load."""
 
     seconds: float
     #: Memory beyond that of an idle process, in bytes; 0: BASE_BYTES and TIMES_FILES times the size of its files.

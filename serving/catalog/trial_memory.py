@@ -12,12 +12,12 @@ import contextlib
 import threading
 from collections.abc import Iterator
 
-#: What a trial is expected to need: the process, and this many times the size of its files, as most models do.
+#: The memory that a trial is expected to need: the process, and this many times the size of its files.
 PROCESS_BYTES, TIMES_FILES = 128 << 20, 4
 
 
 class TrialMemory:
-    """What the trials under way need and have; used on any thread."""
+    """The memory that the trials under way are expected to need, and have; used on any thread."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()

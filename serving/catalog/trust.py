@@ -33,7 +33,7 @@ UNCHECKED = "served without a manifest: a changed or damaged file would not be n
 
 @dataclass(frozen=True)
 class Trust:
-    """What the server wants of the files of a model."""
+    """The manifest and the signature that the server demands of each version."""
 
     #: Whether a version needs a manifest.
     require_manifest: bool = False
@@ -69,7 +69,7 @@ class TrustedFolder:
         return self._files.digests
 
     def remark(self, version: int) -> str:
-        """What the index says about a version that is in service; mostly nothing."""
+        """The remark of the index on a version that is in service; "" for most."""
         return UNCHECKED if self._manifests.get(version, b"") is None else ""
 
     def config_text(self) -> str | None:

@@ -57,7 +57,7 @@ class ClientTls:
         return context
 
     def credentials(self) -> Any:
-        """The same for gRPC. Raises as ``context``."""
+        """The TLS of a channel of grpcio. Raises as ``context``."""
         import ssl
         from pathlib import Path
 
@@ -99,7 +99,7 @@ class ClientTls:
 
 @dataclass(frozen=True)
 class Credentials:
-    """What a client shows to a server, and what it wants to see: each is None where there is nothing."""
+    """The token that a client shows to a server, and the TLS of the connection; None where there is none."""
 
     tls: ClientTls | None = None
     token: str | None = None

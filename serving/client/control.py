@@ -39,7 +39,7 @@ class VersionState:
 
 @dataclass(frozen=True)
 class VersionCounters:
-    """What a server has counted for one version since it started."""
+    """The counters of a server for one version since the server started."""
 
     model: str
     version: str

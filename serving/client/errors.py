@@ -73,7 +73,7 @@ def advised(error: ClientError, request: pb.ModelInferRequest, metadata: ModelMe
 
 
 def _cure(tensor: pb.ModelInferRequest.InferInputTensor, declared: TensorMetadata) -> str:
-    """What to do with an array so that it fits; "" where it fits, or where no simple change makes it fit."""
+    """Advice how to change an array so that it fits; "" where it fits, or where no simple change makes it fit."""
     shape, name = tuple(tensor.shape), tensor.name if tensor.name.isidentifier() else "x"
     if tensor.datatype != declared.datatype:
         if tensor.datatype == "BYTES":

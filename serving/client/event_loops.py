@@ -1,4 +1,4 @@
-"""What an ``AsyncClient`` has on the event loop that uses it: one loop after another, each with things of its own.
+"""The connections and tasks of an ``AsyncClient`` on the event loop that uses it; each loop has its own.
 
 A task of the loop before may go on, or end, while the client is used on the next loop. It changes nothing there.
 """
@@ -53,7 +53,7 @@ class EventLoops:
         _ALL.add(self)
 
     def here(self) -> OnLoop:
-        """What the client has on the running event loop. Raises RuntimeError while the loop before runs, too."""
+        """The connections on the running event loop. Raises RuntimeError while the loop before still runs."""
         current, loop = self._current, asyncio.get_running_loop()
         return current if current is not None and current.loop is loop else self._moved(loop)
 

@@ -15,7 +15,7 @@ from normfold.serving.client.metadata import ModelMetadata
 Array = NDArray[Any]
 Inputs = ArrayLike | Mapping[str, ArrayLike]
 
-#: What a message lists of a model's inputs: this many.
+#: The most inputs of a model that a message lists.
 _SHOWN = 8
 
 

@@ -1,4 +1,4 @@
-"""What a server says of itself and of its models, as values."""
+"""The metadata of a server and of its models, as values."""
 
 from __future__ import annotations
 

@@ -74,7 +74,7 @@ class Multiplexer:
         self._loop = asyncio.get_running_loop()
         #: Whether the stream has answered anything.
         self._answered = False
-        #: What requests get once the client is closed, or is used on another event loop.
+        #: The reply to every request once the client is closed, or is used on another event loop.
         self._end: Reply | None = None
 
     async def infer(self, request: pb.ModelInferRequest, timeout: float) -> pb.ModelInferResponse:
@@ -111,7 +111,7 @@ class Multiplexer:
         self._fail_all(client_error(failures.CLOSED))
 
     def leave(self, reply: Reply) -> None:
-        """The same from another event loop; the requests fail with ``reply``, unless their loop is over."""
+        """End the stream from another event loop; the requests fail with ``reply``, unless their loop is closed."""
         self._end = reply
         with contextlib.suppress(RuntimeError):  # of a closed loop, which calls nothing any more
             self._loop.call_soon_threadsafe(self._fail_all, client_error(reply))

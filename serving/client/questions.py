@@ -1,4 +1,4 @@
-"""What an ``AsyncClient`` knows of models: asked for once, however many tasks want to know it at the same time.
+"""The metadata of models that an ``AsyncClient`` keeps: asked for once, however many tasks want it at the same time.
 
 A question belongs to all that wait for it, and to no one's timeout: each waits as long as its own, and the question
 lives as long as anybody waits. One that failed or was cancelled is forgotten, and so is one of another event loop.

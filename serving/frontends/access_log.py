@@ -91,7 +91,7 @@ class LoggedCall:
         #: The first message of the client and the last to it, or the first of its pieces, which has what a line shows.
         #: They are read when the line is written, if it is.
         self._first = self._last = b""
-        #: What the first message of a stream names.
+        #: The fields that the first message of a stream names, such as its model.
         self._named: dict[str, object] | None = None
 
     def request(self, data: bytes) -> None:
@@ -135,7 +135,7 @@ class LoggedCall:
         self._log.write(fields)
 
     def _texts(self) -> dict[str, object]:
-        """What the first message names; it is read now."""
+        """The fields that the first message names, such as its model; the message is read now."""
         assert self._method is not None
         numbers = _named(self._method.request.DESCRIPTOR)
         return {key: text for key, number in numbers if (text := _text(self._first, number))}

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class ClientLimits:
-    """What clients may hold of the server at one time."""
+    """The limits of the resources that clients may hold at one time."""
 
     #: Connections; a new one takes the place of the oldest without a call and without unsent bytes, or else is closed.
     max_connections: int = 4096

@@ -48,7 +48,7 @@ def _is_installed(module: str) -> bool:
 
 
 def spans(environment: Mapping[str, str] = os.environ) -> Exported | None:
-    """What follows requests; None where no traces are wanted, or where it is not installed, which the log says."""
+    """Makes and sends spans; None where no traces are wanted, or where the packages are missing (the log says so)."""
     if not wanted(environment):
         return None
     protocol = _of("PROTOCOL", environment) or "grpc"

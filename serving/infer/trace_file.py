@@ -29,7 +29,7 @@ class TraceFile:
             raise StartError(f"--trace-file {path} cannot be written: {error.strerror or error}") from None
         self.path = path
         self._files = FileThread("normfold-traces")
-        #: What waits for the disk, and how many traces were dropped because too many did.
+        #: The traces that wait for the disk, and how many were dropped because too many waited.
         self._waiting: list[str] = []
         self._dropped = 0
         self._writing: asyncio.Task[None] | None = None

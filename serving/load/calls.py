@@ -107,7 +107,7 @@ class StreamCalls:
         credentials: Credentials = NO_CREDENTIALS,
     ) -> None:
         """``messages``: serialized requests without id, sent in turn. Raises as UnaryCalls."""
-        #: What comes before and behind the id, where clients write it: the server reads such requests faster.
+        #: Each message in two parts: the id goes between them, as clients write it, which the server reads faster.
         self._messages = [(each[: find_id(each)[0]], each[find_id(each)[0] :]) for each in messages]
         sent = headers(address, "ModelStreamInfer", None, credentials)
         self._pool = Pool(address, sent, connections, credentials.tls)

@@ -1,4 +1,4 @@
-"""What a load generator's connection knows of one stream, and what it reports of it."""
+"""The state of one stream of a load generator's connection, and the events that it reports."""
 
 from __future__ import annotations
 

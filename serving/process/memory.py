@@ -62,7 +62,7 @@ def give_back() -> bool:
 
 
 def resident_bytes(process: str = "self") -> int:
-    """The memory of a process that is in RAM; 0 where the system does not tell."""
+    """The memory of a process that is in RAM; 0 where the system does not say."""
     try:
         pages = Path(f"/proc/{process}/statm").read_text(encoding="ascii").split()[1]
     except (OSError, IndexError):

@@ -38,7 +38,7 @@ class MemoryBudget:
     def __init__(self, limit_bytes: int) -> None:
         self.limit_bytes = limit_bytes
         self._base, self._reserved = 0, 0.0
-        #: What the models had when the base was taken.
+        #: The memory of the models when the base was taken.
         self._models = 0
         self._changed = threading.Condition()
 

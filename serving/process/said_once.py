@@ -1,4 +1,4 @@
-"""What a task that tries again and again says in the log: each failure once, and not at every try."""
+"""The log of a task that tries again and again: it has each failure once, not at every try."""
 
 from __future__ import annotations
 

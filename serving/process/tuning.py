@@ -1,4 +1,4 @@
-"""What a server sets once for its whole process."""
+"""The settings that a server makes once for its whole process."""
 
 from __future__ import annotations
 

@@ -200,7 +200,7 @@ class Mirror:
 
 
 def refresher(url: str) -> Callable[[], None] | None:
-    """What brings the image of ``url`` up to date, on any one thread at a time; None for "".
+    """A function that brings the image of ``url`` up to date, on any one thread at a time; None for "".
 
     Where that fails, the log says why, and the image stays as it is.
     """

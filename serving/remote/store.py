@@ -13,9 +13,9 @@ from normfold.serving.wording import quoted
 
 T = TypeVar("T")
 
-#: What marks a URL of object storage in an option.
+#: A URL of object storage, and no path, has this in it.
 SCHEME = "://"
-#: What a change of an object shows in, in this order: each store has one of them.
+#: Fields of an object's listing that change when its content does, in the order of preference; each store has one.
 _MARKS = ("ETag", "etag", "md5Hash", "blob_id", "oid", "mtime", "LastModified", "updated", "created", "uid")
 #: Settings of the libraries, unless the user gives others. gcsfs would ask for the type of the bucket over gRPC before
 #: each object, and warn each time where the answer is refused; huggingface_hub would send telemetry.
@@ -101,7 +101,7 @@ class Store:
             raise UnsafeModel(f"{path.name} came with {size} bytes, the listing says {found.size}")
 
     def _asked(self, ask: Callable[[], T], inside: str = "") -> T:
-        """What ``ask`` returns. Raises RemoteError, which names the object that is ``inside``."""
+        """The result of ``ask``. Raises RemoteError, which names the object ``inside`` the storage."""
         try:
             return ask()
         except Exception as error:  # each store has its own classes

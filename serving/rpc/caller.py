@@ -57,7 +57,7 @@ def trace_id_in(headers: Mapping[str, str]) -> str:
 
 
 def kept_trace(parent: bytes, state: bytes) -> tuple[bytes, bytes]:
-    """What is kept of the values of TRACE_HEADERS: nothing where ``traceparent`` is missing, or too long.
+    """The values of TRACE_HEADERS as they are kept: none where ``traceparent`` is missing, or too long.
 
     Of ``tracestate`` as many whole list members as TRACE_BYTES hold, the first ones (W3C Trace Context, 3.3.1.5).
 

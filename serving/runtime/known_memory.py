@@ -29,7 +29,7 @@ MOST_BYTES = 4096
 
 
 def find(folder: Path | None, data: bytes, measured: object) -> RunMemory | None:
-    """What is remembered for the model file ``data`` and ``measured``, which says what was run; None: nothing."""
+    """The memory that is remembered for the model file ``data`` and the runs ``measured``; None: nothing is."""
     if folder is None:
         return None
     try:

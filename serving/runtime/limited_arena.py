@@ -15,7 +15,7 @@ import onnxruntime as ort
 from normfold.serving.process.memory import resident_bytes
 from normfold.serving.runtime.devices import CPU_PROVIDER
 
-#: What a session's options need so that the session uses the arena, and leaves its weights outside.
+#: Options with which a session uses the arena for its runs, and keeps its weights outside.
 OPTIONS = {"session.use_env_allocators": "1", "session.use_device_allocator_for_initializers": "1"}
 
 #: y = -x for one number, as an ONNX file.
@@ -26,7 +26,7 @@ _SMALLEST = (
 
 _ONE = {"x": np.zeros(1, np.float32)}
 
-#: However much the process has already, this part of its limit is for the arena.
+#: The arena has at least 1 / LEAST_PART of the process's limit, however much the process has already.
 LEAST_PART = 8
 
 _lock = threading.Lock()

@@ -24,7 +24,7 @@ ORT_FORMAT = b"ORTM"
 
 @dataclass(frozen=True)
 class FileFacts:
-    """What is read from a model file beside its session."""
+    """The facts that are read from a model file itself, not from its session."""
 
     #: The inputs and outputs that declare no shape, which onnxruntime shows as rank 0.
     unranked: frozenset[str]

@@ -18,10 +18,10 @@ _WORD = re.compile(r"\w+ ")
 #: A condition in C++ that did not hold; the sentence behind it says why.
 _CONDITION = re.compile(r"^\S.*? was false\. (?=\S)")
 
-#: How our own messages say it.
+#: The words of our own messages for too little memory.
 TOO_LITTLE = "needs more memory than there is"
 
-#: What onnxruntime, the C++ library and CUDA say where there is no memory.
+#: The words of onnxruntime, the C++ library and CUDA for too little memory.
 _NO_MEMORY = re.compile(
     r"Failed to allocate memory|bad_alloc|bad allocation|out of memory|memory of \d+ is smaller than requested",
     re.IGNORECASE,

@@ -1,4 +1,4 @@
-"""What the HTTP port answers: metrics for scrapers, and health for probes and load balancers that speak only HTTP.
+"""The answers of the HTTP port: metrics for scrapers, and health for probes and load balancers that speak only HTTP.
 
 /metrics                                   Prometheus's text format
 /livez, /v2/health/live                    200 while the event loop answers

@@ -57,10 +57,10 @@ class Polling:
         self._repository, self._catalog = repository, catalog
         self._files = FileThread("normfold-poll")
         self._now = asyncio.Event()
-        #: What is called after the next look that somebody asked for.
+        #: The functions to call after the next look that somebody asked for.
         self._asked: list[Callable[[], None]] = []
         self._said = SaidOnce(log)
-        #: What the log says of models that have changed and are not whole.
+        #: Models that have changed and are not whole yet, and what the log last said of each.
         self._waiting: dict[str, str] = {}
         #: The models whose loads are tried again although their files have not changed.
         self._pauses = Pauses()
@@ -81,7 +81,7 @@ class Polling:
         return pb.RepositoryModelUnloadResponse()
 
     async def begin(self) -> None:
-        """What is in the repository now counts as loaded. Call it before anything is loaded."""
+        """Count the repository's files of now as loaded. Call it before anything is loaded."""
         await self._files.run(self._changes.begin)
 
     async def catch_up(self) -> None:

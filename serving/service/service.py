@@ -182,7 +182,7 @@ def _in_stream(answer: bytes) -> bytes:
 
 
 def _begin_in_stream(answer: Answer) -> bytes:
-    """What a ModelStreamInferResponse has before the serialized ``answer``."""
+    """The bytes of a ModelStreamInferResponse before the serialized ``answer``."""
     return b"\x12" + varint(len(answer) + len(FINAL_RESPONSE))
 
 

@@ -36,7 +36,7 @@ def check_fields(data: bytes | memoryview, kind: Any) -> None:
 
 @dataclass
 class _Counts:
-    """What was seen so far of a whole message."""
+    """The fields and bytes that were counted so far in a whole message."""
 
     fields: int = 0
     bytes: int = 0

@@ -82,7 +82,7 @@ class Strings:
 
 @dataclass(frozen=True)
 class Lifted:
-    """What was taken out of a request: typed contents by the number of their input, raw contents by their own."""
+    """Contents that were taken out of a request: typed ones by the number of their input, raw ones by their own."""
 
     typed: dict[int, Elements | Packed | Strings] = field(default_factory=dict)
     raw: dict[int, memoryview] = field(default_factory=dict)

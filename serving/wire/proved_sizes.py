@@ -17,7 +17,7 @@ from typing import Any
 
 #: The key of the JSON text.
 PROVED = "normfold.proved"
-#: What became of the BatchNorms of the network, in the words of the export; a key of a model file's metadata.
+#: The key of a model file's metadata that says, in the words of the export, what became of the BatchNorms.
 BATCHNORMS = "normfold.batchnorms"
 #: The key beside it, with the value "1", where the server also answers other sizes.
 ALLOWED = "normfold.allow_unproved_sizes"

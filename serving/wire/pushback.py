@@ -1,4 +1,4 @@
-"""What a refused caller learns beside the status: when to try again.
+"""The trailers of a refusal that say when to try again.
 
     grpc-retry-pushback-ms     gRPC's own retries wait this long; "-1": they do not try again (gRFC A6)
     grpc-status-details-bin    google.rpc.Status with google.rpc.RetryInfo, which other clients read (AIP-194)

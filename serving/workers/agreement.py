@@ -1,4 +1,4 @@
-"""What the reports of several workers about their models say together."""
+"""Comparisons of the reports of several workers about their models."""
 
 from __future__ import annotations
 

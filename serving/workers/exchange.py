@@ -92,7 +92,7 @@ class Exchange:
 
     @property
     def serve(self) -> Serve:
-        """What a worker that starts now is to load: for each model the report that has the highest versions.
+        """The models that a worker that starts now is to load: for each the report that has the highest versions.
 
         Of reports with the same versions it is one that says why other versions do not answer, as in the index of all
         workers. While no worker listens, any content of these versions' files will do: nobody answers otherwise.

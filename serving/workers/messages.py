@@ -83,7 +83,7 @@ class RestoreCounters:
 
 @dataclass(frozen=True)
 class Serve:
-    """What the other workers serve, which a worker that starts later loads, too; it loads nothing before this comes."""
+    """The models that the other workers serve. A worker that starts loads the same, and nothing before this comes."""
 
     #: None: there are no others, so the repository decides; (): they serve nothing.
     models: tuple[ServedModel, ...] | None

@@ -1,8 +1,8 @@
 """Ctrl-C while Python imports: the process ends at once, without the traceback of a KeyboardInterrupt.
 
-Raised within an import it may also be lost: Python prints that it is ignored, and the command goes on.
+A KeyboardInterrupt within an import may also be lost: Python prints that it is ignored, and the command goes on.
 
-SIGHUP asks a server for a look at its repository, so it does not end ``normfold serve`` before it has come so far.
+SIGHUP asks a server for a look at its repository, so it does not end ``normfold serve`` that is still starting.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def end_silently() -> None:
 
 
 def _pass_over(number: int, frame: object) -> None:
-    """Nothing is loaded yet, so there is nothing to look for."""
+    """Ignore SIGHUP: nothing is loaded yet, so there is nothing to look for."""
 
 
 def _end(number: int, frame: object) -> None:

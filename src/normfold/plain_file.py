@@ -20,7 +20,7 @@ __all__ = [
     "why_no_pair",
 ]
 
-#: What a file in PEM of the one kind and of the other has.
+#: The marks of a certificate and of a key in PEM.
 CERTIFICATE, KEY = b"BEGIN CERTIFICATE-----", b"PRIVATE KEY-----"
 #: How the small file begins that Git LFS keeps in place of a large one.
 LFS_POINTER = b"version https://git-lfs"

@@ -114,7 +114,7 @@ def lock_within(descriptor: int, seconds: float) -> bool:
 
 
 def _holder(descriptor: int) -> str:
-    """The process that has locked the file ``descriptor``, where the system tells, as Linux does."""
+    """The process that has locked the file ``descriptor``, where the system says so, as Linux does."""
     found = os.fstat(descriptor)
     file = f"{os.major(found.st_dev):02x}:{os.minor(found.st_dev):02x}:{found.st_ino}"
     with contextlib.suppress(OSError, ValueError):

@@ -32,9 +32,9 @@ from normfold.export.fold.ops.linear import Linear, linears
 from normfold.export.fold.ops.scaling import Scaling
 from normfold.export.fold.ops.weights import WeightForm
 
-#: What a channel holds less its shift may be this many times smaller than the shift: the difference loses ten bits.
+#: The shift of a channel may be this many times larger than (constant - shift): the difference then loses ten bits.
 MOST_LOST = 1024.0
-#: A carrier that more linear operators would hold or read past costs more than any affine.
+#: A carrier in more linear operators than this costs more than any affine: each emits it, or reads it with weights 0.
 MOST_LINEARS = round(SCALE_SHIFT_COST / CARRIER_COST)
 
 

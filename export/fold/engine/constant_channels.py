@@ -12,7 +12,7 @@ _MOST_STEPS = 8
 
 
 class ConstantChannels:
-    """What the channels (axis 1) of tensors always hold, followed no further back than the linear operators before."""
+    """The constants that channels (axis 1) always hold, followed no further back than the linear operators before."""
 
     def __init__(self) -> None:
         self._known: dict[Tensor, Array | None] = {}

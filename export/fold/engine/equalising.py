@@ -48,7 +48,7 @@ STEPS, WEIGHT_STEPS = 255.0, 127.0
 
 @dataclass(frozen=True, eq=False)
 class Channels:
-    """What the channels of a tensor hold on inputs that calibrate, each (length,) along one axis."""
+    """Statistics of the channels of a tensor on inputs that calibrate, each (length,) along one axis."""
 
     low: Array
     high: Array

@@ -107,7 +107,7 @@ class Linear(Op):
 
     @property
     def added(self) -> Array:
-        """What the Add behind a product adds, of the rank of its output without the axes before the channels."""
+        """The constant in the Add behind a product, of the rank of its output without the axes before the channels."""
         return self.params.bias.reshape(-1, *[1] * (self.inputs[0].rank - 1 - self.axis_out))
 
     @property

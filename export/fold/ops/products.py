@@ -125,7 +125,7 @@ class MatrixProduct(Linear):
 
     @property
     def added(self) -> Array:
-        """What the Add behind it adds."""
+        """The constant that the Add behind it adds."""
         return super().added if self.params.offset is None else self._weighing.added
 
     @property

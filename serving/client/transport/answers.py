@@ -1,4 +1,4 @@
-"""What the headers of an answer mean, and gRPC's status where a server or a proxy gives none.
+"""Reads the headers of an answer; finds gRPC's status where a server or a proxy gives none.
 
 Sources: gRPC over HTTP/2 (grpc/doc/PROTOCOL-HTTP2.md, http-grpc-status-mapping.md) and gRFC A6 for
 ``grpc-retry-pushback-ms``.

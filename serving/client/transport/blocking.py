@@ -52,7 +52,7 @@ class BlockingConnection:
         self._lock = threading.Lock()
         #: The call whose thread leads, if one does.
         self._leader: RemoteCall | None = None
-        #: What the socket has not taken yet.
+        #: The bytes that the socket has not taken yet.
         self._left: list[memoryview] = []
         #: The number of the first error of the socket.
         self._errno: int | None = None

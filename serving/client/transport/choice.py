@@ -32,7 +32,7 @@ class BlockingCalls(Protocol):
 
 
 class LoopCalls(Protocol):
-    """The same on one event loop, which runs when it is made."""
+    """Carries calls to one server on one event loop, which runs when this is made."""
 
     async def call(self, path: str, data: bytes, seconds: float) -> Reply:
         """The reply to a call of ``path`` with the serialized request ``data``, within ``seconds``."""
@@ -44,7 +44,7 @@ class LoopCalls(Protocol):
         """Close every connection; calls without an answer end as CANCELLED."""
 
     def leave(self, reply: Reply) -> None:
-        """The same from another event loop; the calls end with ``reply``."""
+        """Close every connection from another event loop; calls without an answer end with ``reply``."""
 
     def forget(self) -> None:
         """Close the sockets of the process that this one was forked from, and nothing else."""

@@ -1,4 +1,4 @@
-"""What tasks need to know of a client that is closed while they wait."""
+"""For tasks that wait: whether their client is closed, or they themselves are cancelled, meanwhile."""
 
 from __future__ import annotations
 

@@ -43,7 +43,7 @@ class Steered(Protocol):
         """Send as much of the waiting data of a call as the server's windows allow."""
 
     def release_all(self) -> None:
-        """The same for every call."""
+        """Send as much of the waiting data of every call as the server's windows allow."""
 
     def was_reset(self, number: int, code: int) -> None:
         """The server has reset stream ``number``."""

@@ -120,7 +120,7 @@ def tcp_socket(family: int) -> socket.socket:
 
     The kernel asks the peer's kernel, so this works for a server that is busy, and one that refuses pings of HTTP/2. It
     also ends the connection of a living server that reads nothing for UNACKNOWLEDGED_SECONDS while more bytes wait than
-    its kernel has room for (Linux tells no difference); such a call is sent again.
+    its kernel has room for (Linux sees no difference); such a call is sent again.
     """
     sock = socket.socket(family)
     sock.setblocking(False)
@@ -144,7 +144,7 @@ def in_order(found: Iterable[Any], worked: Address | None) -> list[Address]:
 
 
 def named_places(host: str, port: int, flags: int = 0) -> list[Any]:
-    """What ``socket.getaddrinfo`` says of ``host``. Raises OSError, also for what cannot be a name."""
+    """The result of ``socket.getaddrinfo`` for ``host``. Raises OSError, also for a text that cannot be a name."""
     try:
         return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=flags)
     except UnicodeError as error:  # a label that is empty, or longer than 63 bytes
@@ -161,7 +161,7 @@ def shake_hands(sock: socket.socket, tls: TlsEnd, deadline: float) -> None:
         try:
             over = tls.shake_hands(data)
         finally:
-            if out := tls.encrypted():  # with an error, too: it tells the server why
+            if out := tls.encrypted():  # after an error, too: these bytes say why
                 sock.settimeout(_left(deadline))
                 sock.sendall(out)
                 sock.setblocking(False)

@@ -11,11 +11,11 @@ from normfold.serving.errors import Status
 
 EXPIRED = Reply(Status.DEADLINE_EXCEEDED, "Deadline Exceeded")
 CLOSED = Reply(Status.CANCELLED, "the client was closed")
-#: Of what an AsyncClient has left on an event loop that was not over.
+#: The reply to calls that an AsyncClient has left on another event loop that still runs.
 MOVED = Reply(Status.CANCELLED, "the client is used on another event loop now")
 #: How servers of HTTP/1 answer HTTP/2: with a line of theirs, or, as Python's own, with a page alone.
 _HTTP1 = (b"HTTP/1.", b"<")
-#: What to say of them.
+#: The sentence about them.
 _SPEAKS_HTTP1 = (
     "that is HTTP/1, as of a proxy or a port for metrics; gRPC is on the port of normfold serve --listen, "
     "by default 8001"
@@ -115,7 +115,7 @@ def not_grpc(address: str, first: bytes, why: str) -> Reply:
 
 
 def not_http2(address: str, why: str) -> Reply:
-    """The same, where only gRPC has seen the first bytes."""
+    """What listens there is no gRPC server; only grpcio has seen its first bytes."""
     return _unavailable(f"no gRPC server answers at {address} ({why}; perhaps {_SPEAKS_HTTP1})")
 
 

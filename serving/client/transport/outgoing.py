@@ -150,7 +150,7 @@ class Outgoing:
         call.waiting = None
 
     def release_all(self) -> None:
-        """The same for every call."""
+        """Send as much of the waiting data of every call as the server's windows allow."""
         for call in list(self.calls.values()):
             if call.waiting is not None:
                 if self.window <= 0:

@@ -51,7 +51,7 @@ class LoopConnections:
             worked,
         )
         self._loop = asyncio.get_running_loop()
-        #: What calls get once the client is closed, or is used on another event loop.
+        #: The reply to every call once the client is closed, or is used on another event loop.
         self._end: Reply | None = None
         #: Set once it has an end.
         self._over = asyncio.Event()
@@ -113,7 +113,7 @@ class LoopConnections:
         self._close(failures.CLOSED)
 
     def leave(self, reply: Reply) -> None:
-        """The same from another event loop, whether its own still runs, is stopped, or is closed."""
+        """Close the connections from another event loop, whether their own still runs, is stopped, or is closed."""
         self._end, runs = reply, self._loop.is_running()
         with contextlib.suppress(RuntimeError):  # of a closed loop, which calls nothing any more
             self._loop.call_soon_threadsafe(self._close, reply)

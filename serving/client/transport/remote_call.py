@@ -40,7 +40,7 @@ class RemoteCall:
         self.reply: Reply | None = None
         #: The number of its stream; 0 before it has one.
         self.number = 0
-        #: What its connection had counted as heard when the call was sent, or the last message of its stream.
+        #: The ``heard`` of its connection when the call, or the last message of its stream, was sent.
         self.heard = 0
         #: Bytes that the server still takes on this stream; negative after it has made its windows smaller.
         self.window = 0

@@ -110,7 +110,7 @@ class GrpcioLoopCalls:
         """``opened``: a channel of ``grpc.aio``. ``metadata``: headers of every call."""
         self._channel, self._address, self._metadata = opened, address, tuple(metadata)
         self._loop = asyncio.get_running_loop()
-        #: What calls get once the client is closed, or is used on another event loop.
+        #: The reply to every call once the client is closed, or is used on another event loop.
         self._end: Reply | None = None
         self._over = asyncio.Event()
         self._methods: dict[str, Any] = {}
@@ -166,7 +166,7 @@ class GrpcioLoopCalls:
         await self._close(failures.CLOSED)
 
     def leave(self, reply: Reply) -> None:
-        """The same from another event loop. That of a loop which does not run is closed by its end."""
+        """Close the channel from another event loop. The channel of a closed loop needs no closing."""
         self._end = reply
         if self._loop.is_running():
             asyncio.run_coroutine_threadsafe(self._close(reply), self._loop)
@@ -180,7 +180,7 @@ class GrpcioLoopCalls:
         await self._channel.close()
 
     def _ended(self, error: BaseException) -> Reply | None:
-        """The end of the client if ``error`` is how grpcio tells it: in many ways, CancelledError among them."""
+        """The reply of a closed client if ``error`` means that; grpcio has many such, CancelledError among them."""
         if isinstance(error, grpc.RpcError):
             return self._end if error.code() is grpc.StatusCode.CANCELLED else None
         return None if isinstance(error, asyncio.CancelledError) and cancelled_here() else self._end

@@ -37,7 +37,7 @@ class TlsEnd:
         return self._out.read()
 
     def decrypted(self, data: bytes) -> bytes:
-        """What is in ``data``, and in earlier data. Raises ssl.SSLError."""
+        """The content of ``data``, with what earlier data had begun. Raises ssl.SSLError."""
         if data:
             self._in.write(data)
         found = []
