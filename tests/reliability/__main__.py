@@ -101,17 +101,17 @@ KINDS: dict[str, Kind] = {
 ABOUT = """`make chaos` writes this section: {times} rounds of each kind of harm for each frontend, while 4 to 6 good
 clients ask all the time. {machine} {date}.
 
-*Sent* are requests, and *right* those that were answered with exactly the right numbers. A good client tries again what
-is *refused* (UNAVAILABLE or RESOURCE_EXHAUSTED, or no connection) or *cut* (the connection ended under the call, as it
-must where a process is killed). A request is *lost* if its answer was wrong, if it got any other status, or none within
-60 s. The longest wait is that of a good client for a right answer, with all its attempts; the clients and the harm
-share the CPUs with the server.
+*Sent* counts requests, and *right* those that were answered with exactly the right numbers. A good client tries a
+request again if it was *refused* (UNAVAILABLE, RESOURCE_EXHAUSTED, or no connection) or *cut* (the connection ended
+during the call, which cannot be avoided where a process is killed). A request is *lost* if its answer was wrong, if it
+ended with any other status, or if it got no answer within 60 s. *Longest wait* is the longest time that a good client
+waited for a right answer, with all its attempts. The clients and the harm share the CPUs with the server.
 
 {table}
 
-What grpcio loses are calls that gRPC's library has not handed to Python when it shuts down, or when too many wait: it
-ends them with CANCELLED, which clients do not try again. This cannot be prevented from Python; `--frontend http2` has
-no such moment.
+With grpcio a call can be lost that gRPC's library has not handed to Python when the server shuts down, or when too many
+calls wait: the library ends it with CANCELLED, and clients do not try such a call again. This cannot be prevented from
+Python. With `--frontend http2` it does not happen.
 
 {starts}
 """

@@ -1,4 +1,4 @@
-"""docs/reliability.md: each program there is rewrites its own section, under its own heading."""
+"""docs/reliability.md: each program rewrites its own section, under its own heading."""
 
 from __future__ import annotations
 
@@ -8,8 +8,11 @@ from pathlib import Path
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "reliability.md"
 TOP = """# Reliability, measured
 
-Each section is written by the program that measured it. The short forms run with the tests: `tests/reliability` and
-`tests/fuzz`.
+What becomes of requests while servers are killed, stopped, flooded, overloaded or given damaged files, and whether a
+server's memory stays the same over many reloads.
+
+`make chaos`, `make fuzz` and `make soak` measure this, and each writes its section of this page. Short forms of all
+three run with the tests: `tests/reliability`, `tests/fuzz`, `tests/soak`. The other sections were measured by hand.
 """
 
 
