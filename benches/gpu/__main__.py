@@ -35,7 +35,7 @@ HERE = Path(__file__).resolve().parent
 SECONDS = 300.0
 #: The part of the time after which preparing is ended.
 PREPARING = 0.4
-#: A process that measures may take so many seconds more than it was given: a run is not interrupted.
+#: A process that measures may take this many seconds more than it was given: a run is not interrupted.
 GRACE_SECONDS = 30.0
 ROUNDS, QUICK_ROUNDS = 15, 5
 

@@ -36,7 +36,7 @@ def join_views(graph: ir.Graph, opset: int) -> int:
         if node.domain not in ("", "ai.onnx"):
             continue
         if node.op_type == "Concat":
-            changed += _behind_concat(node, graph, constants, writing)
+            changed += _behind_concat(node, constants, writing)
         elif node.op_type in VIEWS and not _only_views_read(node):
             changed += _joined(node, graph, constants, writing)
     return changed
@@ -155,7 +155,7 @@ def _without_axes(start: ir.Value, before: Dims, after: Dims, constants: Constan
     return reduction
 
 
-def _behind_concat(node: ir.Node, graph: ir.Graph, constants: Constants, writing: Writing) -> int:
+def _behind_concat(node: ir.Node, constants: Constants, writing: Writing) -> int:
     """Replace the same Squeeze of every input of a Concat by one Squeeze behind it."""
     views = [value.producer() if value is not None else None for value in node.inputs]
     if len(views) < 2 or any(

@@ -82,7 +82,7 @@ def read_onnx(path: Path, opset: int | None = None, shapes: Shapes = MappingProx
         onnx.checker.check_model(proto)
     except Exception as error:  # ValidationError, and RuntimeError for some broken graphs
         raise SourceError(f"'{path}' is not valid ONNX: {_first_sentence(error)}") from None
-    proto, notes = _converted(proto, opset, path)
+    proto, notes = _converted(proto, opset)
     if sparse:
         notes = (f"{sparse} sparse weight{'s are' if sparse > 1 else ' is'} written densely", *notes)
     model = ir.from_proto(proto)
@@ -156,7 +156,7 @@ def _refuse_names(proto: onnx.ModelProto, path: Path) -> None:
                     raise SourceError(f"'{path}' holds the name {wrong!r}, which has characters that cannot be printed")
 
 
-def _converted(proto: onnx.ModelProto, opset: int | None, path: Path) -> tuple[onnx.ModelProto, tuple[str, ...]]:
+def _converted(proto: onnx.ModelProto, opset: int | None) -> tuple[onnx.ModelProto, tuple[str, ...]]:
     if opset is None or opset_of(proto) >= opset:
         return proto, ()
     try:

@@ -74,7 +74,7 @@ def open_program(path: Path, given: Sequence[InputSpec]) -> Origin:
         run=run,
         reference=lambda inputs: exact(network, inputs, graph=True),
         graph=lambda specs, sizes, opset: with_noted_guards(
-            program_to_graph(program, specs, _outputs(program, network, specs, sizes), opset), program, specs
+            program_to_graph(program, specs, _outputs(network, specs, sizes), opset), program, specs
         ),
         notes=tried,
         captured=captured,
@@ -176,9 +176,7 @@ def _renamed(spec: InputSpec, given: InputSpec, path: Path) -> InputSpec:
     return replace(spec, name=given.name, values=given.values, limit=given.limit, below=given.below)
 
 
-def _outputs(
-    program: ExportedProgram, network: NamedNetwork, specs: Sequence[InputSpec], sizes: Mapping[str, int]
-) -> list[str]:
+def _outputs(network: NamedNetwork, specs: Sequence[InputSpec], sizes: Mapping[str, int]) -> list[str]:
     import numpy as np
 
     from normfold.export.inputs.specs import random_inputs

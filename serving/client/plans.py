@@ -166,8 +166,8 @@ class MessagePlans:
 def _answer_plan(data: bytes) -> _AnswerPlan | None:
     """The plan of an answer that has only numbers, behind everything else; None for any other.
 
-    ModelInferResponse: model name = 1, version = 2, id = 3, outputs = 5 (name = 1, datatype = 2, shape = 3,
-    contents = 5), raw contents = 6. Raises ValueError or KeyError where it cannot be read.
+    ModelInferResponse: model name = 1, version = 2, id = 3, outputs = 5, raw contents = 6. Raises ValueError or
+    KeyError where it cannot be read.
     """
     outputs: list[tuple[str, np.dtype[Any], tuple[int, ...]]] = []
     raws: list[tuple[int, int, int]] = []
@@ -180,18 +180,9 @@ def _answer_plan(data: bytes) -> _AnswerPlan | None:
         elif number in names:
             names[number] = data[begin:end].decode()
         elif number == 5:
-            texts, shape = {1: "", 2: ""}, []
-            for inner, _, start, stop in fields(part := data[begin:end]):
-                if inner in texts:
-                    texts[inner] = part[start:stop].decode()
-                elif inner == 3:
-                    shape += numbers(part, start, stop)
-                elif inner == 5:
-                    return None
-            dtype = by_name(texts[2]).dtype
-            if dtype.hasobject or any(size < 0 for size in shape):
+            if (output := _output(data[begin:end])) is None:
                 return None
-            outputs.append((texts[1], dtype, tuple(shape)))
+            outputs.append(output)
         has_id = has_id or number == 3
     if not raws or len(raws) != len(outputs) or len({name for name, _, _ in outputs}) != len(outputs):
         return None
@@ -201,6 +192,25 @@ def _answer_plan(data: bytes) -> _AnswerPlan | None:
             return None
         plan.outputs.append((name, dtype, shape_, first, data[first:begin], begin, end))
     return plan
+
+
+def _output(data: bytes) -> tuple[str, np.dtype[Any], tuple[int, ...]] | None:
+    """Name, dtype and shape of an output of numbers in raw contents; None for any other.
+
+    InferOutputTensor: name = 1, datatype = 2, shape = 3, contents = 5. Raises as ``_answer_plan``.
+    """
+    texts, shape = {1: "", 2: ""}, []
+    for number, _, begin, end in fields(data):
+        if number in texts:
+            texts[number] = data[begin:end].decode()
+        elif number == 3:
+            shape += numbers(data, begin, end)
+        elif number == 5:
+            return None
+    dtype = by_name(texts[2]).dtype
+    if dtype.hasobject or any(size < 0 for size in shape):
+        return None
+    return texts[1], dtype, tuple(shape)
 
 
 def _by_protobuf(data: bytes) -> calls.Answer:

@@ -27,7 +27,7 @@ from tests.reliability.servers import serving
 
 from normfold.serving.frontends import FRONTENDS
 
-#: So many cases have one seed; between two of them the process shows how far it is.
+#: This many cases have one seed; after each such part the process shows how far it is.
 BLOCK = 10_000
 #: The number of model files per file that is loaded as by default, where another process tries the file first.
 TRIED = 50

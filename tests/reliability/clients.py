@@ -111,7 +111,7 @@ def is_silent(address: str, chance: random.Random) -> None:
 
 
 def flood(*frames: bytes, times: int) -> Harm:
-    """``frames`` so often on one connection, as fast as the server takes them."""
+    """``frames``, ``times`` times on one connection, as fast as the server takes them."""
 
     def harm(address: str, chance: random.Random) -> None:
         raw = connected(address)

@@ -37,13 +37,13 @@ output {{ name: "y" data_type: TYPE_FP32 dims: [-1, {WIDTH}] }}
 
 #: The largest number of positions and of rows in a request, and the clients that ask at the same time.
 LENGTH, ROWS, CLIENTS = 64, 4, 3
-#: Every so many requests one is malformed, and one is given up at once.
+#: Of this many requests one is malformed, and one is given up at once.
 MALFORMED, ABANDONED = 50, 20
 START_SECONDS = 120.0
 
 #: What is found in the first part is not compared: caches fill, and the allocator finds its size.
 FIRST = 1 / 3
-#: A server may hold this much more at the end than after the first part, in bytes, and so many more files and threads.
+#: A server may hold this many bytes, and files and threads, more at the end than after the first part.
 GROWTH_BYTES, GROWTH = 24 << 20, 4
 
 

@@ -67,7 +67,7 @@ def _into(x: Tensor, summand: Tensor, affine: Affine, total: Op | None = None) -
     if other is summand or signs[other] < 0:
         return None
     for linear, sign in _linears(other, x, 1):
-        weights = _with(linear, affine, x, sign * signs[summand])
+        weights = _with(linear, affine, sign * signs[summand])
         if weights is not None:
             return Beside(linear, weights, total, summand)
     return None
@@ -84,8 +84,8 @@ def _linears(tensor: Tensor, x: Tensor, sign: int) -> list[tuple[Linear, int]]:
     return [(producer, sign)] if isinstance(producer, Linear) and producer.inputs[0] is x else []
 
 
-def _with(linear: Linear, affine: Affine, x: Tensor, sign: int) -> Weights | None:
-    """Return the weights that compute an affine of the input, too, or None."""
+def _with(linear: Linear, affine: Affine, sign: int) -> Weights | None:
+    """Return the weights that also compute ``affine`` of the input, times ``sign``; None where they cannot."""
     weights, middle = linear.params, linear.middle
     groups, out, inner = weights.weight.shape[:3]
     channels = affine.channels(linear.axis_in, groups * inner)

@@ -67,7 +67,7 @@ HANDSHAKE_SECONDS = 20.0
 LINGER_SECONDS = 0.25
 #: The longest time that its last bytes may take to reach the client's system before.
 LAST_BYTES_SECONDS = 60.0
-#: So many of them are sent without an answer to the first ones, so nobody waits for them: the client may have vanished.
+#: TCP sends this many bytes before the client acknowledges any, so nobody waits for fewer: the client may be gone.
 FLYING_BYTES = 10 * 1460
 #: Time between two signs of life to a client that sends nothing more and waits for answers.
 PROBE_SECONDS = 0.1

@@ -25,7 +25,7 @@ WHOLE = parse_inputs(["x=FP32[1,2]"])
 
 
 def numbered(*counts: int) -> list[Case]:
-    """Files of so many rows; the numbers in all of them count up from 0."""
+    """Files of these numbers of rows; the values in all of them count up from 0."""
     ends = np.cumsum([0, *counts])
     files = zip(ends, counts, strict=False)
     return [
