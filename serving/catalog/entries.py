@@ -46,8 +46,8 @@ class Entry:
     versions: dict[int, Version] = field(default_factory=dict)
     #: Why loading failed before any version was tried.
     reason: str = ""
-    #: Whether it should be in service: it is one of the models that the server loads at its start, or a client loaded
-    #: it. Until a client unloads it.
+    #: Whether it should be in service: the server loads it at its start, or a client has loaded it, and no client has
+    #: unloaded it since.
     wanted: bool = False
     #: Whether a load is under way, or to come at the start.
     loading: bool = False
@@ -55,13 +55,13 @@ class Entry:
     tried: bool = False
     #: The configuration, as its author wrote it, of the versions in service.
     written: bytes = b""
-    #: Whether a version of it was ever in service; of a lazy model, whether it had one.
+    #: Whether a version of it was ever in service; of a lazy model, whether it ever had a version to load.
     answered: bool = False
     #: Whether a client has taken it out of service: then no change of its files puts it back.
     left_out: bool = False
     #: Whether requests load it, and may have to do so again because it was unloaded to make room.
     lazy: bool = False
-    #: Whether it is lazy, should be in service, and its next request loads it.
+    #: Whether its next request loads it: it is lazy, should be in service, and is not in memory.
     asleep: bool = False
     #: Whether the last load that a request asked for failed.
     failed: bool = False
@@ -69,7 +69,7 @@ class Entry:
     recoveries: int = 0
     #: Of a lazy model: the versions that were there when its folder was last looked at.
     present: tuple[int, ...] = ()
-    #: Those of them that its next request puts in service, by its configuration.
+    #: The part of ``present`` that its next request puts in service, by its configuration.
     chosen: tuple[int, ...] = ()
     #: The counters of versions that were unloaded to make room.
     kept: dict[int, mx.ModelSnapshot] = field(default_factory=dict)
@@ -140,14 +140,14 @@ class Entry:
     @property
     def refused(self) -> tuple[tuple[int, str], ...]:
         """The versions that could not be loaded, and why."""
-        if not self.versions:  # as of most of thousands
+        if not self.versions:  # the usual case where thousands of models are lazy
             return ()
         every = sorted(self.versions.items())
         return tuple((n, each.reason) for n, each in every if each.state == UNAVAILABLE and each.reason not in PLAIN)
 
     @property
     def failing(self) -> tuple[int, ...]:
-        """The numbers of these versions, and before them 0 if no version answers because a load failed.
+        """The numbers of the refused versions, and before them 0 if no version answers because a load failed.
 
         A lazy model whose load failed counts as one that fails until it is loaded, also while it is tried again.
         """
@@ -167,7 +167,7 @@ class Entry:
 
     @property
     def rests(self) -> bool:
-        """Whether its next request loads it: also after the load of another version has failed."""
+        """Whether its next request loads it, and the last such load has not failed."""
         return self.asleep and not self.failed
 
     @property
@@ -183,12 +183,12 @@ class Entry:
 
     @property
     def state(self) -> str:
-        """The state of the whole, where no version is known yet; "" for a model that was never loaded."""
+        """The state of the model as a whole, while no version is known; "" for a model that was never loaded."""
         return LOADING if self.loading else UNAVAILABLE if self.why else ""
 
     @property
     def why(self) -> str:
-        """Why the whole is not in service, where no version is known yet."""
+        """Why the model as a whole is not in service, while no version is known."""
         return self.reason or (NOT_LOADED if self.asleep else "")
 
     @property
@@ -200,7 +200,7 @@ class Entry:
 
 
 def rows(name: str, entry: Entry, only_ready: bool) -> list[tuple[str, str, str, str]]:
-    """Name, version, state and reason of each version; of a model without versions, of the whole."""
+    """Name, version, state and reason of each version; one row for a model without versions."""
     if not entry.versions:
         return [] if only_ready else [(name, "", entry.state, entry.why)]
     every = ((name, str(number), each.state, each.reason) for number, each in sorted(entry.versions.items()))
@@ -237,9 +237,9 @@ def lines(entries: Mapping[str, Entry]) -> list[tuple[str, bool]]:
 def in_service(entries: Collection[Entry], may_be_none: bool) -> bool:
     """Whether every model that should be in service has a version that answers.
 
-    Before there is any model it is ``may_be_none``: others may have had models before, and serve none any more. This is
-    the one rule of readiness. A version that fails, or that is still loading, changes nothing while another version of
-    its model answers. Lazy models are not waited for: whether they load shows at their first request.
+    This is the one rule of readiness. A version that fails, or that is still loading, changes nothing while another
+    version of its model answers. Lazy models are not waited for: their first request shows whether they load. Without
+    any model the result is ``may_be_none``: other workers may have had models before, and serve none any more.
     """
     return bool(entries or may_be_none) and all(entry.lazy or entry.ready for entry in entries if entry.wanted)
 
