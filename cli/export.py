@@ -8,7 +8,14 @@ from pathlib import Path
 import click
 
 from normfold.cli.control import ADDRESS
-from normfold.cli.exporting import errors_as_messages, print_report, prints_apart, steps, timed_threads
+from normfold.cli.exporting import (
+    errors_as_messages,
+    fold_all_option,
+    print_report,
+    prints_apart,
+    steps,
+    timed_threads,
+)
 from normfold.cli.keywords import (
     FOLDING_NEEDS,
     check_weights_key,
@@ -101,12 +108,7 @@ Examples:
     "--form", default="auto", show_default=True, metavar="FORM",
     help="Publish this form: unfolded, folded, lifted, widened, blocked (for CPUs); auto: the fastest on this machine.",
 )  # fmt: skip
-@click.option(
-    "--fold-all",
-    is_flag=True,
-    help="Fold all that mathematics allows, also where onnxruntime becomes slower: for quantisers and other runtimes. "
-    "Without --form it means --form folded.",
-)
+@fold_all_option
 @click.option("--remeasure", is_flag=True, help="Time the forms again, even if an earlier export has timed them.")
 @timed_threads
 @timed_sizes

@@ -21,13 +21,19 @@ if TYPE_CHECKING:
 _NEEDED = ("torch", "onnx", "onnx_ir", "onnxscript", "safetensors", "jinja2")
 _AT_STEP = "at the step '"
 
-#: The option of both commands that time forms.
+#: Options of both commands that fold and time forms.
+fold_all_option = click.option(
+    "--fold-all",
+    is_flag=True,
+    help="Fold all that mathematics allows, also where onnxruntime becomes slower: for quantisers and other runtimes. "
+    "Without --form it means --form folded.",
+)
 timed_threads = click.option(
     "--threads", type=int, default=1, show_default=True, metavar="N",
     help="Time the forms with N threads for each run: as many as the server will give a run.",
 )  # fmt: skip
 
-__all__ = ["errors_as_messages", "print_report", "prints_apart", "steps", "timed_threads"]
+__all__ = ["errors_as_messages", "fold_all_option", "print_report", "prints_apart", "steps", "timed_threads"]
 
 
 @contextmanager

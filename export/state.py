@@ -1,7 +1,8 @@
 """Finds the state that a network keeps from one call to the next, and puts it back after each run.
 
-A graph is a function of its inputs. A network that keeps the end of the last block in a buffer, or a recurrent state in
-an attribute, answers the same input differently after other inputs, so a graph of it is wrong from the second call on.
+A graph is a function of its inputs. A network may keep the end of the last block in a buffer, or a recurrent state in
+an attribute. Then it answers the same input differently after other inputs, and a graph of it is wrong from the second
+call on.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 This is the part of the proof that decides. The fold and every rewrite after it work on a float64 graph
 (:mod:`normfold.export.graphs.exact`); ``model.onnx`` is that graph with each number rounded once. Before the rounding,
 a right fold differs from the network by float64's own rounding alone, about 10^-15 of the output's scale for each of
-some dozen operators, while a wrong bias, sign or edge differs by what it is wrong by. An error of 10^-6, which float32
+some dozen operators. A wrong bias, sign or edge differs by the size of its fault. An error of 10^-6, which float32
 would hide, fails here.
 
 A network that computes partly in float16 or bfloat16 is proved in the same way: its weights are the numbers that its

@@ -2,8 +2,8 @@
 
 A folded graph rounds other numbers, in another order, than the network as it was written. Neither is more right than
 the other. So the error of a float32 file is compared with the errors of the same network computed in other ways that
-are as right: its weights and inputs each moved by one unit in the last place up, down or not at all (half a unit on
-average), as a rounding moves them, and the graph run as it is written and as onnxruntime optimises it, which adds in
+are as right. Its weights and inputs are each moved by one unit in the last place up, down or not at all (half a unit on
+average), as a rounding moves them. The graph is run as it is written, and as onnxruntime optimises it, which adds in
 another order. That gives 2 · (MOVES + 1) = 12 errors, of which the largest is the network's own, e. A file passes where
 
     e(file) <= 3 e + 4 ulp,        ulp = 2^-23   (2^-10, 2^-7 for a file that computes partly in float16, bfloat16)

@@ -2,9 +2,12 @@
 
 ``torch.export.load`` is not safe: it resolves operators by dotted names below ``torch``, passes size expressions to
 ``sympify``, uses the unrestricted unpickler, imports modules, and writes names and guards into Python code that it
-executes. So the archive is checked first: torch's reader finds in it what Python's finds, its entries are intact and
-uncompressed, the texts of its description are what they should be (``program_texts.py``), and the restricted unpickler
-reads every entry that torch could take for a pickle.
+executes. So the archive is checked first:
+
+- torch's reader finds the same entries in it as Python's reader;
+- the entries are intact and uncompressed;
+- the texts of its description are of known forms (``program_texts.py``);
+- the restricted unpickler can read every entry that torch could take for a pickle.
 """
 
 from __future__ import annotations

@@ -102,11 +102,16 @@ def read_checkpoint(
 def load_into(network: nn.Module, checkpoint: Checkpoint, path: Path) -> None:
     """Copy the checkpoint's tensors into ``network``.
 
-    Raises CheckpointError, with similar keys, where keys are missing, unexpected or of another shape and the network's
-    own load_state_dict does not take them, where a weight is NaN, and where two keys of one tensor differ. Lazy layers
-    take their shapes from the file. Counters of seen batches (``num_batches_tracked``) may be missing: inference never
-    reads them. Tensors whose numbers would change are refused: sparse, quantised and complex ones, integers instead of
-    learned floats, and fractions instead of integers. Of the keys of one tensor one is enough.
+    Raises CheckpointError where
+
+    - keys are missing, unexpected or of another shape, and the network's own load_state_dict does not take them (the
+      message has similar keys);
+    - a weight is NaN, or two keys of one tensor differ;
+    - a tensor's numbers would change: sparse, quantised and complex tensors, integers instead of learned floats, and
+      fractions instead of integers.
+
+    Lazy layers take their shapes from the file. Counters of seen batches (``num_batches_tracked``) may be missing:
+    inference never reads them. Of the keys of one tensor one is enough.
     """
     wanted = network.state_dict()
     tensors = checkpoint.tensors

@@ -1,8 +1,10 @@
 """Finds the changes of a repository since its models were loaded; a change counts only when it is whole.
 
-A copy takes time, and a model must not be loaded from half of it. So a model has changed when its files are other ones
-than those that were loaded, when they have stayed the same from one look to the next, and when every version that is to
-be in service has its model file, and each file that its manifest lists has the size that is written there.
+A copy takes time, and a model must not be loaded from half of it. So a model counts as changed only when
+
+- its files differ from those that were loaded,
+- they have stayed the same from one look to the next, and
+- every version that is to be in service has its model file, and each file that its manifest lists has the size there.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """The image of a repository on object storage: a folder that the server reads like any other.
 
-A version comes whole or not at all. Its objects are fetched into a folder beside the image, are held to the sizes of
-the listing and to the sizes and digests of the version's manifest, and take their place in one step. A version whose
-manifest lists an object that is not there yet is waited for. What is gone from the storage goes from the image. An
-object that cannot be read keeps no other folder from coming.
+A version comes whole or not at all. Its objects are fetched into a folder beside the image. They are compared with the
+sizes of the listing, and with the sizes and digests of the version's manifest. Then all take their place in one step. A
+version whose manifest lists an object that is not there yet is waited for. What is gone from the storage goes from the
+image. An object that cannot be read keeps no other folder from coming.
 """
 
 from __future__ import annotations

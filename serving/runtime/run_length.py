@@ -105,8 +105,8 @@ _OF_SHAPES = ("SequenceLength", "Shape", "Size")
 def numbers_decide(model: onnx.ModelProto) -> bool:
     """Whether runs with equal shapes may take very different times.
 
-    True for every model with functions or graphs inside nodes (Loop, If, Scan, ...), where an input's numbers reach
-    the size of an output other than through its own shape, and where they reach an operator that is not known here.
+    True where a model has functions, or graphs inside nodes (Loop, If, Scan, ...); where the numbers of an input decide
+    the size of an output; and where they reach an operator that is not known here.
     """
     if model.functions:
         return True

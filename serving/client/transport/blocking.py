@@ -3,9 +3,9 @@
 One of the waiting threads *leads*: it waits for the socket and takes what comes, for all calls of the connection. Each
 of the others waits for its own call. A leader whose call has ended leaves the lead to another.
 
-The handler of a signal may raise an exception after any call of a function (Ctrl-C). So what is half written or half
-read ends the connection, the lead is given back by the first statement of a ``finally``, and a thread that waits looks
-now and then whether somebody leads.
+The handler of a signal (Ctrl-C) may raise an exception after any call of a function. So a connection on which something
+is half written or half read ends. The first statement of a ``finally`` gives the lead back. And each thread that waits
+looks now and then whether somebody leads.
 """
 
 from __future__ import annotations
