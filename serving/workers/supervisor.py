@@ -11,6 +11,7 @@ import signal
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from normfold.serving.errors import WorkersError
 from normfold.serving.process import children
@@ -53,6 +54,19 @@ class Started:
     models: tuple[tuple[str, bool], ...]
     #: "host:port" of the HTTP port; empty where it is off.
     metrics: str
+
+
+class _End(NamedTuple):
+    """The end of a worker."""
+
+    #: Its exit code.
+    code: int
+    #: Whether it ever listened.
+    listened: bool
+    #: Whether it counts as a failed start.
+    failed_start: bool
+    #: How it ended, for a sentence: "was ended by SIGKILL".
+    how: str
 
 
 class Supervisor:
@@ -140,32 +154,30 @@ class Supervisor:
         failed_starts, delay = 0, FIRST_DELAY_SECONDS
         while not self._stop.is_set():
             born = time.monotonic()
-            code, listened, counts, ended = await self._run_worker(number, failed_starts, on_ready)
+            end = await self._run_worker(number, failed_starts, on_ready)
             if self._stop.is_set():
-                return code if listened else 0
-            failed_starts = failed_starts + 1 if counts else 0
+                return end.code if end.listened else 0
+            failed_starts = failed_starts + 1 if end.failed_start else 0
             if failed_starts >= MOST_FAILED_STARTS:
-                raise WorkersError(f"worker {number} {ended}, {failed_starts} times in a row before it was ready")
+                raise WorkersError(f"worker {number} {end.how}, {failed_starts} times in a row before it was ready")
             if time.monotonic() - born > STEADY_SECONDS:
                 delay = FIRST_DELAY_SECONDS
-            log.error("worker %d %s; another is started in %g s", number, ended, delay)
+            log.error("worker %d %s; another is started in %g s", number, end.how, delay)
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self._stop.wait(), delay)
             delay = min(2 * delay, LONGEST_DELAY_SECONDS)
         return 0
 
-    async def _run_worker(
-        self, number: int, failed_starts: int, on_ready: Callable[[Started], None]
-    ) -> tuple[int, bool, bool, str]:
-        """Start a worker ``number`` and attend to it.
+    async def _run_worker(self, number: int, failed_starts: int, on_ready: Callable[[Started], None]) -> _End:
+        """Start a worker ``number`` and attend to it until it ends.
 
-        Its exit code, whether it listened, whether this counts as a failed start, and how it ended. Raises WorkersError
-        when it says that it cannot start, and the server was not complete yet.
+        Raises WorkersError when it says that it cannot start, and the server was not complete yet.
         """
         try:
             worker = await WorkerProcess.start(number, self._config, self._exchange.serve.models is not None)
         except (OSError, RuntimeError) as error:  # no memory, process, file or thread is left; the others go on
-            return 0, False, not self._answers, f"could not be started: {getattr(error, 'strerror', None) or error}"
+            reason = getattr(error, "strerror", None) or error
+            return _End(0, False, not self._answers, f"could not be started: {reason}")
         self._processes[number] = worker
         worker.failed_starts = failed_starts
         worker.link.send(self._exchange.serve)
@@ -178,7 +190,7 @@ class Supervisor:
         ended = f"could not start: {worker.failure}" if worker.failure else how(code)
         listened = worker.listening.result()
         beside = worker.beside_others and self._exchange.complete  # the others may have ended meanwhile
-        return code, listened, not (listened or beside or self._answers), ended
+        return _End(code, listened, not (listened or beside or self._answers), ended)
 
     async def _attend(self, worker: WorkerProcess, on_ready: Callable[[Started], None]) -> int:
         """Handle the messages of ``worker`` until it ends; its exit code."""
