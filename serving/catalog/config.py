@@ -197,7 +197,7 @@ def _notes(config: mc.ModelConfig) -> Iterator[str]:
     for field in ("metric_tags", "model_metrics"):
         value = getattr(config, field)
         if value.ByteSize() if field == "model_metrics" else value:
-            yield f"{field} has no effect: this server exports no metrics"
+            yield f"{field} has no effect: all models have the same metrics"
     optimization = config.optimization
     if optimization.priority != mc.ModelOptimizationPolicy.PRIORITY_DEFAULT:
         yield "optimization.priority has no effect"
