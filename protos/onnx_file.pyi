@@ -84,22 +84,28 @@ class NodeProto(_message.Message):
     def __init__(self, input: _Optional[_Iterable[str]] = ..., output: _Optional[_Iterable[str]] = ..., op_type: _Optional[str] = ..., attribute: _Optional[_Iterable[_Union[AttributeProto, _Mapping[_Any, _Any]]]] = ..., domain: _Optional[str] = ...) -> None: ...
 
 class AttributeProto(_message.Message):
-    __slots__ = ("name", "t", "g", "tensors", "graphs", "sparse_tensor", "sparse_tensors")
+    __slots__ = ("name", "i", "s", "t", "g", "strings", "tensors", "graphs", "sparse_tensor", "sparse_tensors")
     NAME_FIELD_NUMBER: _ClassVar[int]
+    I_FIELD_NUMBER: _ClassVar[int]
+    S_FIELD_NUMBER: _ClassVar[int]
     T_FIELD_NUMBER: _ClassVar[int]
     G_FIELD_NUMBER: _ClassVar[int]
+    STRINGS_FIELD_NUMBER: _ClassVar[int]
     TENSORS_FIELD_NUMBER: _ClassVar[int]
     GRAPHS_FIELD_NUMBER: _ClassVar[int]
     SPARSE_TENSOR_FIELD_NUMBER: _ClassVar[int]
     SPARSE_TENSORS_FIELD_NUMBER: _ClassVar[int]
     name: str
+    i: int
+    s: bytes
     t: TensorProto
     g: GraphProto
+    strings: _containers.RepeatedScalarFieldContainer[bytes]
     tensors: _containers.RepeatedCompositeFieldContainer[TensorProto]
     graphs: _containers.RepeatedCompositeFieldContainer[GraphProto]
     sparse_tensor: SparseTensorProto
     sparse_tensors: _containers.RepeatedCompositeFieldContainer[SparseTensorProto]
-    def __init__(self, name: _Optional[str] = ..., t: _Optional[_Union[TensorProto, _Mapping[_Any, _Any]]] = ..., g: _Optional[_Union[GraphProto, _Mapping[_Any, _Any]]] = ..., tensors: _Optional[_Iterable[_Union[TensorProto, _Mapping[_Any, _Any]]]] = ..., graphs: _Optional[_Iterable[_Union[GraphProto, _Mapping[_Any, _Any]]]] = ..., sparse_tensor: _Optional[_Union[SparseTensorProto, _Mapping[_Any, _Any]]] = ..., sparse_tensors: _Optional[_Iterable[_Union[SparseTensorProto, _Mapping[_Any, _Any]]]] = ...) -> None: ...
+    def __init__(self, name: _Optional[str] = ..., i: _Optional[int] = ..., s: _Optional[bytes] = ..., t: _Optional[_Union[TensorProto, _Mapping[_Any, _Any]]] = ..., g: _Optional[_Union[GraphProto, _Mapping[_Any, _Any]]] = ..., strings: _Optional[_Iterable[bytes]] = ..., tensors: _Optional[_Iterable[_Union[TensorProto, _Mapping[_Any, _Any]]]] = ..., graphs: _Optional[_Iterable[_Union[GraphProto, _Mapping[_Any, _Any]]]] = ..., sparse_tensor: _Optional[_Union[SparseTensorProto, _Mapping[_Any, _Any]]] = ..., sparse_tensors: _Optional[_Iterable[_Union[SparseTensorProto, _Mapping[_Any, _Any]]]] = ...) -> None: ...
 
 class SparseTensorProto(_message.Message):
     __slots__ = ("values", "indices")
@@ -110,20 +116,26 @@ class SparseTensorProto(_message.Message):
     def __init__(self, values: _Optional[_Union[TensorProto, _Mapping[_Any, _Any]]] = ..., indices: _Optional[_Union[TensorProto, _Mapping[_Any, _Any]]] = ...) -> None: ...
 
 class TensorProto(_message.Message):
-    __slots__ = ("name", "external_data", "data_location")
+    __slots__ = ("dims", "data_type", "string_data", "name", "external_data", "data_location")
     class DataLocation(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = ()
         DEFAULT: _ClassVar[TensorProto.DataLocation]
         EXTERNAL: _ClassVar[TensorProto.DataLocation]
     DEFAULT: TensorProto.DataLocation
     EXTERNAL: TensorProto.DataLocation
+    DIMS_FIELD_NUMBER: _ClassVar[int]
+    DATA_TYPE_FIELD_NUMBER: _ClassVar[int]
+    STRING_DATA_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
     EXTERNAL_DATA_FIELD_NUMBER: _ClassVar[int]
     DATA_LOCATION_FIELD_NUMBER: _ClassVar[int]
+    dims: _containers.RepeatedScalarFieldContainer[int]
+    data_type: int
+    string_data: _containers.RepeatedScalarFieldContainer[bytes]
     name: str
     external_data: _containers.RepeatedCompositeFieldContainer[StringStringEntryProto]
     data_location: TensorProto.DataLocation
-    def __init__(self, name: _Optional[str] = ..., external_data: _Optional[_Iterable[_Union[StringStringEntryProto, _Mapping[_Any, _Any]]]] = ..., data_location: _Optional[_Union[TensorProto.DataLocation, str]] = ...) -> None: ...
+    def __init__(self, dims: _Optional[_Iterable[int]] = ..., data_type: _Optional[int] = ..., string_data: _Optional[_Iterable[bytes]] = ..., name: _Optional[str] = ..., external_data: _Optional[_Iterable[_Union[StringStringEntryProto, _Mapping[_Any, _Any]]]] = ..., data_location: _Optional[_Union[TensorProto.DataLocation, str]] = ...) -> None: ...
 
 class ValueInfoProto(_message.Message):
     __slots__ = ("name", "type")
@@ -136,10 +148,12 @@ class ValueInfoProto(_message.Message):
 class TypeProto(_message.Message):
     __slots__ = ("tensor_type",)
     class Tensor(_message.Message):
-        __slots__ = ("shape",)
+        __slots__ = ("elem_type", "shape")
+        ELEM_TYPE_FIELD_NUMBER: _ClassVar[int]
         SHAPE_FIELD_NUMBER: _ClassVar[int]
+        elem_type: int
         shape: TensorShapeProto
-        def __init__(self, shape: _Optional[_Union[TensorShapeProto, _Mapping[_Any, _Any]]] = ...) -> None: ...
+        def __init__(self, elem_type: _Optional[int] = ..., shape: _Optional[_Union[TensorShapeProto, _Mapping[_Any, _Any]]] = ...) -> None: ...
     TENSOR_TYPE_FIELD_NUMBER: _ClassVar[int]
     tensor_type: TypeProto.Tensor
     def __init__(self, tensor_type: _Optional[_Union[TypeProto.Tensor, _Mapping[_Any, _Any]]] = ...) -> None: ...

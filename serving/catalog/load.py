@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 
@@ -20,6 +21,9 @@ from normfold.serving.runtime.session import Session
 from normfold.serving.runtime.settings import SessionSettings
 from normfold.serving.runtime.tuning import Tuning, choose
 from normfold.serving.scheduling.inline import INLINE_SECONDS, RunTimes
+from normfold.serving.wording import quoted
+
+log = logging.getLogger(__name__)
 
 #: A model file below this many bytes runs faster on one thread than on several.
 SMALL_MODEL_BYTES = 4 << 20
@@ -98,6 +102,14 @@ def load(folder: Files, written: mc.ModelConfig, version: int, options: LoadOpti
     model = Model(folder.name, version, full, contract, session, executor, times, others, sized, options.budget)
     if not by_rows:
         model.scheduler.run_alone()
+    growth = session.text_growth
+    if limit and growth is not None and (sized is None or not growth.is_known(session.numbers_decide)):
+        log.warning(
+            "model %s version %d: nobody can know how many strings its graph makes, or how long they are: they count "
+            "to no memory limit, and a small request may take all memory; let only callers ask it whom you trust",
+            quoted(folder.name),
+            version,
+        )
     model.memory_bytes = memory_of(len(data), before, allocated_bytes())
     return model
 

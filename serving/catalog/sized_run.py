@@ -3,12 +3,13 @@
 An ordinary run keeps its memory for the next one, until the server is idle. A run that takes more than PART_BYTES is
 cut into parts of fewer rows, if the model has a batch axis (``max_batch_size``), for which config.pbtxt says that rows
 do not depend on each other. One row that takes more is run alone and gives its memory back; if it takes more than the
-server may have, it is refused before it is run.
+server may have, it is refused before it is run. The strings that a graph makes are part of what a run takes.
 """
 
 from __future__ import annotations
 
 import itertools
+import math
 import weakref
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -21,6 +22,7 @@ from normfold.serving.process.memory_limit import MemoryBudget
 from normfold.serving.runtime.run_memory import RunMemory
 from normfold.serving.runtime.session import Session
 from normfold.serving.runtime.stop import Stop
+from normfold.serving.runtime.text_growth import OBJECT_BYTES
 
 Array = NDArray[Any]
 
@@ -32,6 +34,9 @@ PART_BYTES = 64 << 20
 #: until their clients take them, so KEPT_ANSWERS at a time may make a session keep more.
 KEPT_BYTES = 8 << 20
 KEPT_ANSWERS = 8
+
+#: A byte that is no UTF-8 goes to the model as so many.
+BYTES_OF_BYTE = 4
 
 
 class SizedRun:
@@ -55,18 +60,23 @@ class SizedRun:
         self._by_rows: dict[str, int] = {}
         #: A run with inputs of at most this size takes at most PART_BYTES: it is neither cut nor refused. In bytes.
         self._ordinary_bytes = memory.most_input_bytes(PART_BYTES)
+        growth = session.text_growth
+        #: What the strings that the graph makes take; None: nothing, or nobody can know.
+        self._growth = growth if growth is not None and math.isfinite(growth.times) else None
 
     def check(self, feeds: Mapping[str, Array], rows: int) -> None:
         """Raise NoMemory if the run of these inputs, or of one row of them, takes more memory than there is for it."""
         size = _bytes(feeds)
-        if size <= self._ordinary_bytes:
+        if size <= self._ordinary_bytes and self._growth is None:
             return
+        texts = self._text_bytes(feeds, rows, 1 if self._batched else rows)
         if self._batched:
             size, rows = size // max(rows, 1), 1
-        need = self._memory.of(rows, size)
+        need = self._memory.of(rows, size) + texts
         if not self._budget.fits(need):
             room = self._budget.room_bytes
             what = f"one row of this request ({size} bytes)" if self._batched else f"this request ({size} bytes)"
+            what += ", with the strings that the model makes," if texts else ""
             raise NoMemory(
                 f"the run of {what} would take about {_mib(need)} MiB of memory, and this server has {_mib(room)} MiB "
                 f"for runs; send a shorter input, or start the server with a larger --memory-limit"
@@ -80,7 +90,7 @@ class SizedRun:
     def __call__(self, feeds: Mapping[str, Array], outputs: Sequence[str], stop: Stop | None = None) -> list[Array]:
         """The outputs named in ``outputs``; ``stop`` ends the run early. Raises what the session raises."""
         size = _bytes(feeds)
-        if size <= self._several_bytes:
+        if size <= self._several_bytes and self._growth is None:
             return self._session.run(feeds, outputs, stop=stop)
         self._largest = max(self._largest, size)
         answer = self._run(feeds, outputs, size, stop)
@@ -90,10 +100,10 @@ class SizedRun:
         return answer
 
     def _run(self, feeds: Mapping[str, Array], outputs: Sequence[str], size: int, stop: Stop | None) -> list[Array]:
-        if size <= self._ordinary_bytes:
+        if size <= self._ordinary_bytes and self._growth is None:
             return self._session.run(feeds, outputs, stop=stop)
         rows = len(next(iter(feeds.values()))) if self._batched else 1
-        most = self.part_rows(rows, size)
+        most = self.part_rows(rows, size, self._text_bytes(feeds, rows, rows))
         if most >= rows:
             return self._run_alone(feeds, outputs, rows, size, stop)
         answers, at = [], 0
@@ -128,19 +138,29 @@ class SizedRun:
             self._largest = self._most_answers = 0
             self._session.run(self._small, [self._session.outputs[0].name], give_back=True)
 
-    def part_rows(self, rows: int, size: int) -> int:
-        """The rows of each part of a run of ``rows`` rows with inputs of ``size`` bytes."""
-        whole = self._memory.of(rows, size)
+    def part_rows(self, rows: int, size: int, texts: float = 0.0) -> int:
+        """The rows of each part of a run of ``rows`` rows with inputs of ``size`` bytes and ``texts`` that it makes."""
+        whole = self._memory.of(rows, size) + texts
         return rows if not self._batched or whole <= PART_BYTES else max(1, int(rows * PART_BYTES / whole))
 
     def _run_alone(
         self, feeds: Mapping[str, Array], outputs: Sequence[str], rows: int, size: int, stop: Stop | None
     ) -> list[Array]:
-        need = self._memory.of(rows, size)
+        need = self._memory.of(rows, size) + self._text_bytes(feeds, rows, rows)
         if need <= PART_BYTES:
             return self._session.run(feeds, outputs, stop=stop)
         with self._budget.reserved(need):
             return self._session.run(feeds, outputs, give_back=True, stop=stop)
+
+    def _text_bytes(self, feeds: Mapping[str, Array], rows: int, part: int) -> float:
+        """The bytes of the strings that the graph makes of the longest ``part`` of these ``rows``."""
+        if self._growth is None:
+            return 0.0
+        texts = [text for array in feeds.values() if array.dtype == object for text in array.ravel()]
+        lengths = [len(text) if text.isascii() else BYTES_OF_BYTE * len(text) for text in texts]
+        longest, share = max(lengths, default=0), part / max(rows, 1)
+        elements = self._memory.of(part, int(_bytes(feeds) * share)) / OBJECT_BYTES
+        return self._growth.bytes(min(sum(lengths), math.ceil(longest * len(lengths) * share)), longest, elements)
 
 
 def check_room(budget: MemoryBudget, size: int, what: str) -> None:

@@ -16,6 +16,7 @@ from normfold.plain_file import LFS_POINTER
 from normfold.protos import onnx_file as onnx
 from normfold.serving.errors import UnsafeModel
 from normfold.serving.runtime.run_length import numbers_decide
+from normfold.serving.runtime.text_growth import TextGrowth, text_growth
 from normfold.serving.wire.known_fields import known_fields
 
 #: Bytes 4 to 8 of an onnxruntime FlatBuffer.
@@ -32,6 +33,8 @@ class FileFacts:
     metadata: Mapping[str, str]
     #: Whether runs with equal shapes may take very different times.
     numbers_decide: bool
+    #: What the strings that its graph makes take; None: no more than those of the request.
+    text_growth: TextGrowth | None
 
 
 def check(data: bytes) -> FileFacts:
@@ -59,7 +62,7 @@ def check(data: bytes) -> FileFacts:
     values = (*model.graph.input, *model.graph.output)
     unranked = frozenset(value.name for value in values if not value.type.tensor_type.HasField("shape"))
     metadata = {entry.key: entry.value for entry in model.metadata_props}
-    return FileFacts(unranked, metadata, numbers_decide(model))
+    return FileFacts(unranked, metadata, numbers_decide(model), text_growth(model))
 
 
 def _tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:

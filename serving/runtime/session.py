@@ -58,6 +58,8 @@ class Session:
         self.metadata = facts.metadata
         #: Whether runs with equal shapes may take very different times.
         self.numbers_decide = facts.numbers_decide
+        #: What the strings that the graph makes take; None: no more than those of the request.
+        self.text_growth = facts.text_growth
         self.settings = settings
         if settings.tensorrt_options is not None and device.kind == "cuda":
             device = Device("tensorrt", device.index)

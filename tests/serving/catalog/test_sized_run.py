@@ -387,6 +387,74 @@ def test_strings_for_a_model_that_was_not_measured_have_the_same_limit(serve, tm
         assert "the inputs of this request would take 343 MiB of memory" in caught.value.details()
 
 
+TEXT = '<ir_version: 9, opset_import: ["": 20]>'
+DOUBLED = " ".join(f"t{i + 1} = StringConcat (t{i}, t{i})" for i in range(16))
+
+
+@pytest.mark.parametrize(
+    ("graph", "config", "count"),
+    [
+        (f"(string[N] t0) => (string[N] t16) {{ {DOUBLED} }}", "", 1),
+        (f"(string[N,1] t0) => (string[N,1] t16) {{ {DOUBLED} }}", "max_batch_size: 8", 1),
+        ("(string[1] t0) => (string[M] t16) <int64[1] s = {20000}> { t16 = Expand (t0, s) }", "", 1),
+        (
+            "(string[N] t0) => (string[N,M] t16) <int64[1] i={1}> { b = Unsqueeze(t0, i) t16 = StringConcat(t0, b) }",
+            "",
+            60,
+        ),
+    ],
+)
+def test_strings_that_the_graph_makes_count_before_they_are_made(serve, tmp_path, models, graph, config, count):
+    """A request of some kilobytes took gigabytes."""
+    models.write(tmp_path / "m", f"{TEXT} g {graph}", config=config)
+    with serve(tmp_path, memory_limit_bytes=1 << 40) as served:
+        model = served.server.catalog.find("m", "")
+        budget = model._sized._budget
+        budget.limit_bytes = budget._base + 512 * MIB
+
+        def ask(length: int) -> pb.ModelInferRequest:
+            request = pb.ModelInferRequest(model_name="m")
+            request.inputs.add(name="t0", datatype="BYTES", shape=[count, 1] if config else [count])
+            request.raw_input_contents.append((length.to_bytes(4, "little") + b"a" * length) * count)
+            return request
+
+        runs = Mock(side_effect=model.session.run)
+        model.session.run = runs
+        with pytest.raises(grpc.RpcError) as caught:
+            served.infer(ask(1 << 16))
+        assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert "with the strings that the model makes, would take about" in caught.value.details()
+        assert not runs.called
+        answer = served.infer(ask(3))
+        assert len(answer.raw_output_contents[0]) > 1 << 14
+
+
+def test_large_strings_that_the_graph_makes_have_the_memory_for_themselves():
+    """Several such runs together must not need more than there is."""
+    model = parser.parse_model(f"{TEXT} g (string[N] t0) => (string[N] t16) {{ {DOUBLED} }}")
+    made = Session(model.SerializeToString(), Device("cpu"), SessionSettings())
+    budget = Mock(MemoryBudget(1 << 40))
+    sized = SizedRun(made, RunMemory(8.0, 8.0), budget, batched=False, sample={"t0": np.array([b"a"], object)})
+    made.run = Mock(return_value=[np.zeros(1)])
+    budget.reserved.return_value.__enter__ = budget.reserved.return_value.__exit__ = Mock(return_value=False)
+    sized({"t0": np.array([b"a"], object)}, ["t16"])
+    assert not budget.reserved.called
+    sized({"t0": np.array([b"a" * 10_000], object)}, ["t16"])
+    (need,) = budget.reserved.call_args.args
+    assert need > 10_000 << 16
+
+
+@pytest.mark.parametrize(("node", "warned"), [("Expand (x, s)", True), ("Identity (x)", False)])
+def test_the_log_says_where_nobody_can_know_what_strings_take(serve, tmp_path, models, caplog, node, warned):
+    models.write(
+        tmp_path / "m",
+        f"{TEXT} g (string[N] x, int64[1] s) => (string[M] y, int64[1] z) {{ y = {node} z = Identity (s) }}",
+    )
+    with serve(tmp_path, memory_limit_bytes=1 << 40):
+        said = [record for record in caplog.records if "they count to no memory limit" in record.message]
+        assert len(said) == warned
+
+
 def test_classes_that_do_not_fit_are_refused_before_they_are_written(serve, tmp_path, models, ask, monkeypatch):
     """Each takes four bytes as a number, and 128 as a text."""
     models.write(tmp_path / "same", models.identity(1, ["N"]))

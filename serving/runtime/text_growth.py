@@ -1,0 +1,164 @@
+"""How large the strings become that a graph makes of those of a request.
+
+onnxruntime takes the letters of a string from the C library. Its arena has only an object of 32 bytes for each, so the
+measured memory of a run says how many strings there are at most. The graph says how long they may be:
+
+    a node that moves strings      what it gives is together no longer than what it takes
+    StringConcat                   a string is as long as the two that it is made of
+    any other, such as Expand      each element may be the longest string
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from normfold.protos import onnx_file as onnx
+from normfold.serving.wire.strings import OWN_TIMES
+
+#: ONNX's number for strings.
+STRING = 8
+#: The object of each string. It holds up to INLINE_BYTES itself.
+OBJECT_BYTES, INLINE_BYTES = 32, 15
+#: A number as text is no longer than this, in bytes.
+NUMBER_BYTES = 32
+
+#: Nodes that move, divide or drop strings: none is there twice that was there once.
+_MOVE = frozenset(
+    {
+        *("Compress", "Concat", "ConcatFromSequence", "Flatten", "Identity", "Optional", "OptionalGetElement"),
+        *("Reshape", "ReverseSequence", "Scatter", "ScatterElements", "ScatterND", "SequenceAt", "SequenceConstruct"),
+        *("SequenceErase", "SequenceInsert", "Slice", "Split", "SplitToSequence", "Squeeze", "StringNormalizer"),
+        *("StringSplit", "Tokenizer", "Transpose", "Unique", "Unsqueeze"),
+    }
+)
+#: Capitals may have so many times the bytes.
+_CAPITALS = {"StringNormalizer": 4}
+#: Nodes that take each string at most once for each of their indices; of more than MOST_PICKED it may be any number.
+_PICK, MOST_PICKED = frozenset({"ArrayFeatureExtractor", "Gather"}), 16
+#: Nodes that make only numbers of strings.
+_COUNT = frozenset(
+    {
+        *("CategoryMapper", "DictVectorizer", "Equal", "LabelEncoder", "MurmurHash3", "OneHotEncoder"),
+        *("RegexFullMatch", "SequenceLength", "Shape", "Size", "TfIdfVectorizer"),
+    }
+)
+#: Nodes whose first output alone is strings.
+_FIRST = frozenset({"StringSplit", "Unique"})
+#: The attributes with strings that a node gives, and the one that is there without any, too.
+_LABELS, _DEFAULT = ("values_strings", "values_tensor", "classlabels_strings", "cats_strings"), "default_string"
+
+
+@dataclass(frozen=True)
+class TextGrowth:
+    """What strings take: those of one tensor, or of a graph."""
+
+    #: All together have at most so many times the bytes of those of the request; inf: it depends on their number.
+    copies: float
+    #: The longest has at most so many times the bytes of the longest of the request, and ``constant`` others.
+    times: float = 0.0
+    constant: float = 0.0
+    #: How often such a string is in memory: that of an answer becomes objects of Python, too.
+    held: int = 1
+
+    def is_known(self, numbers_decide: bool) -> bool:
+        """Whether ``bytes`` are the most; ``numbers_decide`` how many elements there are, or only the shapes."""
+        few = not self.times and self.constant <= OBJECT_BYTES  # as many as the arena's part of them at most
+        return math.isfinite(self.times) and (few or not numbers_decide)
+
+    def bytes(self, content: int, longest: int, elements: float) -> float:
+        """The bytes in a graph for a request whose strings have ``content`` bytes, in a run with ``elements``."""
+        each = self.constant + (self.times * longest if longest else 0.0)
+        return (self.copies * content if content else 0.0) + (
+            self.held * each * elements if each > INLINE_BYTES else 0.0
+        )
+
+
+def text_growth(model: onnx.ModelProto) -> TextGrowth | None:
+    """What all strings that ``model`` makes take at once; None: no more than was counted when the request was read."""
+    constants = {tensor.name: tensor for tensor in model.graph.initializer}
+    found = {name: _text(tensor) for name, tensor in constants.items() if tensor.data_type == STRING}
+    for value in model.graph.input:
+        if value.type.tensor_type.elem_type == STRING:
+            found[value.name] = TextGrowth(1.0, 1.0)
+    inside = [*_nodes_inside(model)]
+    if inside and (found or any(_makes(node) or _labels(node) for node in (*model.graph.node, *inside))):
+        return TextGrowth(0.0, math.inf)  # a loop may make a string longer in each round
+    made: dict[str, TextGrowth] = {}
+    for node in model.graph.node:
+        constants |= {name: each.t for each in node.attribute if each.name == "value" for name in node.output}
+        if (texts := _made(node, found, constants)) is not None:
+            made |= dict.fromkeys(node.output[:1] if node.op_type in _FIRST else node.output, texts)
+            found |= made
+    given = {value.name for value in model.graph.output}
+    copies = sum(t.copies * (OWN_TIMES if n in given else 1) for n, t in made.items() if math.isfinite(t.copies))
+    repeated = {name: texts for name, texts in made.items() if math.isinf(texts.copies)}
+    times = max((texts.times for texts in repeated.values()), default=0.0)
+    constant = max((texts.constant for texts in repeated.values()), default=0.0)
+    if copies <= 2 * OWN_TIMES and not times and constant <= INLINE_BYTES:
+        return None
+    return TextGrowth(copies, times, constant, 1 if given.isdisjoint(repeated) else OWN_TIMES)
+
+
+def _made(
+    node: onnx.NodeProto, found: Mapping[str, TextGrowth], constants: Mapping[str, onnx.TensorProto]
+) -> TextGrowth | None:
+    """The strings that ``node`` gives; None: it gives none."""
+    taken = [found[name] for name in node.input if name in found]
+    if (labels := _labels(node)) is not None and not (taken and node.op_type == "CategoryMapper"):
+        return labels
+    if not taken:
+        return TextGrowth(math.inf, 0.0, NUMBER_BYTES) if _makes(node) else None
+    if node.op_type in _COUNT or (node.op_type == "Cast" and not _makes(node)):
+        return None
+    if node.op_type == "StringConcat":
+        same = len({*node.input}) == 1  # else one may be repeated for each element of the other
+        copies = sum(each.copies for each in taken) if same else math.inf
+        return TextGrowth(copies, sum(each.times for each in taken), sum(each.constant for each in taken))
+    copies = math.inf
+    if node.op_type in _MOVE or node.op_type == "Cast":
+        copies = sum(each.copies for each in taken)
+    elif node.op_type in _PICK and (picked := constants.get(node.input[1])) is not None:
+        indices = math.prod(picked.dims)
+        copies = indices * taken[0].copies if indices <= MOST_PICKED else math.inf
+    more = _CAPITALS.get(node.op_type, 1)
+    return TextGrowth(
+        more * copies, more * max(each.times for each in taken), more * max(each.constant for each in taken)
+    )
+
+
+def _makes(node: onnx.NodeProto) -> bool:
+    """Whether ``node`` makes strings, also of other things than strings."""
+    if node.op_type == "Cast":
+        return any(each.name == "to" and each.i == STRING for each in node.attribute)
+    return node.op_type == "StringConcat"
+
+
+def _labels(node: onnx.NodeProto) -> TextGrowth | None:
+    """The strings that ``node`` has in its attributes, and gives; None: it has none."""
+    if node.op_type == "Constant":
+        texts = [text for each in node.attribute for text in (each.s, *each.strings, *each.t.string_data)]
+        is_text = any(each.name.startswith("value_string") or each.t.data_type == STRING for each in node.attribute)
+        return TextGrowth(0.0, 0.0, max(map(len, texts), default=0)) if is_text else None
+    labels = [text for each in node.attribute if each.name in _LABELS for text in (*each.strings, *each.t.string_data)]
+    if not labels:
+        return None
+    others = [each.s for each in node.attribute if each.name == _DEFAULT]
+    return TextGrowth(math.inf, 0.0, max(map(len, (*labels, *others))))
+
+
+def _text(tensor: onnx.TensorProto) -> TextGrowth:
+    return TextGrowth(0.0, 0.0, max(map(len, tensor.string_data), default=0))
+
+
+def _nodes_inside(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
+    """The nodes of functions, and of graphs inside nodes."""
+    inside = [node for function in model.functions for node in function.node]
+    yield from inside
+    waiting = [*model.graph.node, *inside]
+    while waiting:
+        for attribute in waiting.pop().attribute:
+            for graph in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
+                yield from graph.node
+                waiting += graph.node

@@ -1,0 +1,88 @@
+"""How long the strings may become that a graph makes, read from its nodes."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from onnx import TensorProto, helper, parser
+
+from normfold.serving.runtime.onnx_file import check
+from normfold.serving.runtime.text_growth import TextGrowth
+
+HEAD = '<ir_version: 9, opset_import: ["": 20, "ai.onnx.ml": 3]>'
+
+
+def growth(text: str) -> TextGrowth | None:
+    return check(parser.parse_model(f"{HEAD} g {text}").SerializeToString()).text_growth
+
+
+@pytest.mark.parametrize(
+    "graph",
+    [
+        "(float[N] x) => (float[N] y) { y = Neg (x) }",
+        "(string[N] x) => (string[N] y) { y = Identity (x) }",
+        "(string[N,2] x) => (string[N,1] y) <int64[1] i = {1}> { y = Gather <axis = 1> (x, i) }",
+        '(string[N] x) => (int64[N] y) { y = ai.onnx.ml.LabelEncoder <keys_strings = ["a"], values_int64s = [1]> (x) }',
+        '(int64[N] x) => (string[N] y) { y = ai.onnx.ml.LabelEncoder <keys_int64s = [1], values_strings = ["a"]> (x) }',
+    ],
+)
+def test_ordinary_graphs_make_no_more_than_the_strings_of_the_request(graph):
+    assert growth(graph) is None
+
+
+def test_strings_that_are_joined_with_themselves_double_each_time():
+    nodes = " ".join(f"t{i + 1} = StringConcat (t{i}, t{i})" for i in range(10))
+    found = growth(f"(string[N] t0) => (string[N] t10) {{ {nodes} }}")
+    assert found is not None
+    assert found.copies >= 1024
+    assert found.times == 0  # their number does not matter
+    assert found.bytes(content=1000, longest=1000, elements=0) >= 1024 * 1000
+
+
+@pytest.mark.parametrize("node", ["Expand (x, s)", "Tile (x, s)", "StringConcat (x, z)"])
+def test_a_string_may_be_repeated_for_each_element(node):
+    found = growth(f"(string[N] x, string[M] z) => (string[K] y) <int64[1] s = {{7}}> {{ y = {node} }}")
+    assert found is not None
+    assert found.bytes(content=1000, longest=1000, elements=500) >= 500 * 1000
+    assert found.bytes(content=3, longest=3, elements=500) == 0  # they are in the objects
+    assert found.is_known(numbers_decide=False)
+    assert not found.is_known(numbers_decide=True)
+
+
+def test_strings_that_a_file_repeats_count():
+    label = "a label that is longer than the object of a string in memory"
+    node = f'ai.onnx.ml.LabelEncoder <keys_int64s = [1], values_strings = ["{label}"]> (x)'
+    found = growth(f"(int64[N] x) => (string[N] y) {{ y = {node} }}")
+    assert found is not None
+    assert found.bytes(content=0, longest=0, elements=10) >= 10 * len(label)
+
+
+def test_nobody_knows_what_a_loop_makes():
+    body = helper.make_graph(
+        [
+            helper.make_node("StringConcat", ["t", "t"], ["more"]),
+            helper.make_node("Identity", ["going"], ["goes"]),
+        ],
+        "body",
+        [
+            helper.make_tensor_value_info("i", TensorProto.INT64, []),
+            helper.make_tensor_value_info("going", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("t", TensorProto.STRING, ["N"]),
+        ],
+        [
+            helper.make_tensor_value_info("goes", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("more", TensorProto.STRING, ["N"]),
+        ],
+    )
+    loop = helper.make_node("Loop", ["trips", "", "x"], ["y"], body=body)
+    inputs = [
+        helper.make_tensor_value_info("x", TensorProto.STRING, ["N"]),
+        helper.make_tensor_value_info("trips", TensorProto.INT64, []),
+    ]
+    outputs = [helper.make_tensor_value_info("y", TensorProto.STRING, ["N"])]
+    model = helper.make_model(helper.make_graph([loop], "g", inputs, outputs))
+    found = check(model.SerializeToString()).text_growth
+    assert found is not None
+    assert math.isinf(found.times)
+    assert not found.is_known(numbers_decide=False)
