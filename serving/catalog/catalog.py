@@ -236,9 +236,10 @@ class Catalog:
             raise
         text = written.SerializeToString(deterministic=True)  # the order of maps differs between processes
         kept = {model.version: model for model in entry.ready} if again and text == entry.written else {}
+        failed = entry.failing
         for number in numbers:
             if number not in before or before[number].state != READY:
-                entry.versions[number] = Version(LOADING)
+                entry.versions[number] = Version(LOADING, failed=number in failed)
         try:
             loaded, errors = await self._loader.load_versions(folder, written, numbers, asked or not self.started, kept)
         except BaseException:

@@ -37,6 +37,8 @@ class Version:
     state: str
     reason: str = ""
     model: Model | None = None
+    #: Whether its last load failed, while it is loaded again.
+    failed: bool = False
 
 
 @dataclass
@@ -149,9 +151,10 @@ class Entry:
     def failing(self) -> tuple[int, ...]:
         """The numbers of the refused versions, and before them 0 if no version answers because a load failed.
 
-        A lazy model whose load failed counts as one that fails until it is loaded, also while it is tried again.
+        What failed counts as failing until it is loaded, also while it is tried again.
         """
-        numbers = tuple(number for number, _ in self.refused)
+        again = (number for number, version in self.versions.items() if version.failed)
+        numbers = tuple(sorted({*again, *dict(self.refused)}))
         failed = self.failed or bool(numbers) or self.reason not in ("", *PLAIN)
         return (0, *numbers) if failed and not self.can_answer else numbers
 

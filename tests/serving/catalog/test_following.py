@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from normfold.serving.catalog import loader
 from normfold.serving.catalog.catalog import Catalog
 from normfold.serving.catalog.config import parse
 from normfold.serving.catalog.following import served
@@ -287,3 +288,23 @@ def test_a_report_says_which_versions_fail_to_load(catalog, tmp_path, models, da
         with pytest.raises(LoadRefused):
             asyncio.run(one.load("m"))
     assert {each.name: each.failing for each in served(one.entries)} == {"m": failing, "n": ()}
+
+
+def test_what_failed_still_fails_while_it_is_loaded_again(catalog, tmp_path, models, monkeypatch):
+    """It was ready through a worker that had it while another tried again to load it."""
+    models.write(tmp_path / "m", b"nothing")
+    one, reports, real = catalog(), [], loader.load
+
+    def load(*arguments):
+        reports.extend(each.failing for each in served(one.entries) if each.name == "m")
+        return real(*arguments)
+
+    asyncio.run(one.load_all())
+    monkeypatch.setattr(loader, "load", load)
+    for _ in range(2):
+        with pytest.raises(LoadRefused):
+            asyncio.run(one.load("m"))
+    models.write(tmp_path / "m", models.scale())
+    asyncio.run(one.load("m"))
+    assert reports == [(0, 1)] * 3
+    assert one.entries["m"].failing == ()
