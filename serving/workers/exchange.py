@@ -213,7 +213,7 @@ class Exchange:
         second: dict[int, WorkerAnswer] = {}
         for number in [number for number, answer in answers.items() if answer.error]:
             if (worker := self._joined.get(number)) is not None:
-                log.warning("worker %d could not do what others did, and tries again: %s", number, asked.method)
+                log.debug("worker %d could not do what others did, and tries again: %s", number, asked.method)
                 second |= await self._everyone(asked, None, [worker])
         return second
 

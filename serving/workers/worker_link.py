@@ -19,6 +19,7 @@ from normfold.serving.catalog.served import ServedModel
 from normfold.serving.errors import InternalError, ServingError, Unavailable
 from normfold.serving.rpc.methods import MAX_DETAILS, Method, status_of
 from normfold.serving.rpc.traffic import EXITING
+from normfold.serving.service.polling import SERVICE as REPOSITORY
 from normfold.serving.service.snapshot import Snapshots
 from normfold.serving.workers.frames import WorkerEnd
 from normfold.serving.workers.messages import (
@@ -112,9 +113,9 @@ class WorkerLink:
                 question.response.FromString(own.answer), answers, answered.absent
             ).SerializeToString()
         for answer in others:
-            if answer.error:
+            if answer.error and not method.path.startswith(f"/{REPOSITORY}/"):  # which says it once, and tries again
                 log.error("%s: worker %d could not do what others did", method.path, answer.worker)
-            _raise_error(answer)
+            _raise_error(answer, f" (in worker {answer.worker})")
         return own.answer
 
     def report_readiness(self, catalog: Catalog, strict: bool) -> None:
@@ -239,11 +240,11 @@ def _class_name(error: ServingError) -> str:
     return next(kind.__name__ for kind in type(error).__mro__ if kind.__module__ == errors.__name__)
 
 
-def _raise_error(answer: WorkerAnswer) -> None:
-    """Raise the error that the worker raised, if it did."""
+def _raise_error(answer: WorkerAnswer, where: str = "") -> None:
+    """Raise the error that the worker raised, if it did; its message ends with ``where``."""
     if answer.error:
         kind: type[ServingError] = getattr(errors, answer.error)
-        raise kind(answer.details)
+        raise kind(answer.details + where)
 
 
 def _serialized(request: Message | None) -> bytes | None:

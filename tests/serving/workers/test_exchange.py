@@ -169,6 +169,8 @@ def test_workers_of_which_none_serves_a_model_are_alike_whatever_configuration_t
 
 
 def test_a_worker_that_could_not_load_what_others_did_tries_once_more(caplog):
+    """Each new try of a server that polls wrote a line more."""
+
     async def scenario(exchange, one, two):
         exchange.handle(one, load(1, "m", b"m"))
         await settle()
@@ -198,7 +200,7 @@ def test_a_worker_that_could_not_load_what_others_did_tries_once_more(caplog):
         assert (last.number, [answer.error for answer in last.answers]) == (3, ["", "LoadRefused"])
 
     play(scenario)
-    assert caplog.text.count("worker 2 could not do what others did, and tries again") == 2
+    assert not caplog.text
 
 
 def test_a_worker_that_joins_in_the_place_of_one_that_has_answered_carries_a_load_out_too():

@@ -10,7 +10,7 @@ import pytest
 from normfold.protos import grpc_service as pb
 from normfold.serving.catalog.following import Following
 from normfold.serving.catalog.served import ServedModel
-from normfold.serving.errors import StartError, Unavailable
+from normfold.serving.errors import LoadHindered, StartError, Unavailable
 from normfold.serving.infer.shared_memory import SharedMemory
 from normfold.serving.infer.tracing import TraceSettings
 from normfold.serving.process.logs import LogSettings
@@ -40,6 +40,16 @@ def test_a_worker_whose_own_answer_took_too_long_says_so():
         WorkerLink(1, None)._one_answer(INDEX, AllAnswered(0, (WorkerAnswer(2, "", "", index),), ()))
     one = AllAnswered(0, (WorkerAnswer(2, "", "", index), WorkerAnswer(1, "", "", index)), ())
     assert WorkerLink(1, None)._one_answer(INDEX, one) == index
+
+
+@pytest.mark.parametrize(("service", "lines"), [("normfold.Repository", 0), (SERVICE[1:], 1)])
+def test_a_load_that_fails_in_one_worker_is_said_by_polling_alone(caplog, service, lines):
+    """Each new try wrote a line beside the one of polling, which has each failure once."""
+    load = Method(f"/{service}/RepositoryModelLoad", pb.RepositoryModelLoadRequest, unary=lambda request: None)
+    answers = (WorkerAnswer(1, "", "", b""), WorkerAnswer(2, "LoadHindered", "no memory", b""))
+    with pytest.raises(LoadHindered, match=r"no memory \(in worker 2\)"):
+        WorkerLink(1, None)._one_answer(load, AllAnswered(0, answers, ()))
+    assert len(caplog.records) == lines
 
 
 class Worker:
