@@ -82,7 +82,7 @@ def load(folder: Files, written: mc.ModelConfig, version: int, options: LoadOpti
             tuning.keep(data, session.settings.intra_op_threads)
             full = _complete(written, folder.name, session, options)
     times = RunTimes(0.0 if session.numbers_decide else options.inline_seconds)
-    by_rows = warmup.run(session, samples, list(contract.outputs), lambda feeds, ns: times.of(feeds).note(ns))
+    odd = warmup.run(session, samples, list(contract.outputs), lambda feeds, ns: times.of(feeds).note(ns))
     others = []
     for device in rest if session.device != "cpu" else ():
         other = _session(data, device, settings, options.device)
@@ -100,8 +100,7 @@ def load(folder: Files, written: mc.ModelConfig, version: int, options: LoadOpti
         session = _session(data, first, settings, options.device)
         warmup.run(session, samples, list(contract.outputs), lambda feeds, ns: None)
     model = Model(folder.name, version, full, contract, session, executor, times, others, sized, options.budget)
-    if not by_rows:
-        model.scheduler.run_alone()
+    model.scheduler.run_alone(odd)
     growth = session.text_growth
     if limit and growth is not None and (sized is None or not growth.is_known(session.numbers_decide)):
         log.warning(

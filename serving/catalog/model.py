@@ -150,10 +150,11 @@ def _is_large(arrays: Iterable[Array]) -> bool:
     return sum([work_bytes(array) for array in arrays]) > LOOP_BYTES
 
 
-def _warn_alone(name: str, version: int) -> None:
+def _warn_alone(name: str, version: int, outputs: Iterable[str]) -> None:
     log.warning(
-        "model %s version %d: an output does not have the rows of its input, so no requests run together; for such "
-        "a model set max_batch_size to 0 and remove dynamic_batching",
+        "model %s version %d: no requests for its output %s run together, which does not have the rows of the inputs; "
+        "if clients ask for it, set max_batch_size to 0 and remove dynamic_batching",
         quoted(name),
         version,
+        ", ".join(map(quoted, outputs)),
     )

@@ -48,12 +48,12 @@ class WarmupSample:
     asked_for: bool = False
 
 
-def run(session: Session, samples: Iterable[WarmupSample], outputs: Sequence[str], note: Note) -> bool:
+def run(session: Session, samples: Iterable[WarmupSample], outputs: Sequence[str], note: Note) -> set[str]:
     """Warm ``session`` up with ``samples``; calls ``note`` with the inputs and nanoseconds of every run.
 
-    Whether every output had as many rows as the inputs. Raises LoadError.
+    The outputs that did not have as many rows as the inputs. Raises LoadError.
     """
-    by_rows = True
+    odd: set[str] = set()
     for sample in samples:
         for _ in range(sample.count):
             started = time.perf_counter_ns()
@@ -67,9 +67,10 @@ def run(session: Session, samples: Iterable[WarmupSample], outputs: Sequence[str
                 raise Hindered(f"its warm-up {TOO_LITTLE}") from None
             note(sample.feeds, time.perf_counter_ns() - started)
             # An input with a default, which golden.json may give, need have no rows.
-            needed = [sample.feeds[tensor.name] for tensor in session.inputs if not tensor.optional]
-            by_rows = by_rows and len({array.shape[:1] for array in (*needed, *answers)}) == 1
-    return by_rows
+            rows = {sample.feeds[tensor.name].shape[:1] for tensor in session.inputs if not tensor.optional}
+            rows = rows or {array.shape[:1] for array in answers}
+            odd |= {n for n, a in zip(outputs, answers, strict=True) if len(rows) > 1 or a.shape[:1] not in rows}
+    return odd
 
 
 def samples(

@@ -169,8 +169,9 @@ class RequestPlan:
         return pieces
 
     def _head(self, shapes: tuple[tuple[int, ...], ...]) -> bytes:
-        if any(shape[:1] != (self.rows,) for shape in shapes):
-            self.model.scheduler.run_alone()
+        rows = (self.rows,)
+        if odd := [want.spec.name for want, shape in zip(self.wanted, shapes, strict=True) if shape[:1] != rows]:
+            self.model.scheduler.run_alone(odd)
         response = pb.ModelInferResponse(model_name=self.model.name, model_version=str(self.model.version))
         for want, shape in zip(self.wanted, shapes, strict=True):
             spec = want.spec

@@ -111,16 +111,22 @@ class ModelLoad:
 
     def __init__(self, instances: int = 1, batch_rows: int = 1) -> None:
         self.under_way = UnderWay()
-        #: Requests under way that are never too many.
-        self.few = max(FEW, FULL_BATCHES * instances * batch_rows)
+        #: Requests under way that are never too many: now, and while requests run together.
+        self.few = self._few_together = max(FEW, FULL_BATCHES * instances * batch_rows)
         self._instances = instances
         #: The time for each request by the runs alone, and by the waits of requests behind others; in seconds.
         self._by_runs, self._by_waits = 0.0, 0.0
 
     def ran(self, seconds: float, requests: int) -> None:
         """Learn from a run off the event loop that took ``seconds`` on its thread."""
+        if requests > 1:
+            self.few = self._few_together
         each = seconds / requests / self._instances
         self._by_runs += (each - self._by_runs) / 8 if self._by_runs else each
+
+    def alone(self) -> None:
+        """From now on requests run alone, until some run together again."""
+        self.few = max(FEW, FULL_BATCHES * self._instances)
 
     def waited(self, seconds: float, behind: int) -> None:
         """Learn from a request that waited ``seconds`` for its run, with ``behind`` requests under way before it.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -14,17 +14,17 @@ from normfold.serving.scheduling.running import Ran, Run
 
 def execute(batch: list[Job], run: Run) -> list[Ran]:
     """Run ``batch`` in one run or, if that fails or an output does not have the rows of the batch, each job alone."""
-    by_rows = True
+    odd: frozenset[str] = frozenset()
     try:
         ran = _execute_once(batch, run)
-        if ran.by_rows or len(batch) == 1:
+        if not ran.odd or len(batch) == 1:
             return [ran]
-        by_rows = False
+        odd = ran.odd
     except Exception as error:
         if len(batch) == 1:
             return [Ran([error], batch[0].rows, 0, 0, 0, time.perf_counter_ns())]
     alone = [ran for job in batch for ran in execute([job], run)]
-    return alone if by_rows else [replace(ran, by_rows=False) for ran in alone]
+    return [replace(ran, odd=ran.odd | odd) for ran in alone] if odd else alone
 
 
 def _execute_once(batch: list[Job], run: Run) -> Ran:
@@ -40,20 +40,25 @@ def _execute_once(batch: list[Job], run: Run) -> Ran:
     inferred = time.perf_counter_ns()
     rows = sum(job.rows for job in batch)
     answers: list[list[Array] | Exception] = []
-    by_rows = have_rows(arrays.values(), rows)
+    odd = without_rows(arrays, rows)
     if len(batch) == 1:
         answers.append([arrays[name] for name in first.outputs])
-    elif by_rows:
+    elif not odd:
         start = 0
         for job in batch:
             answers.append([arrays[name][start : start + job.rows] for name in job.outputs])
             start += job.rows
-    return Ran(answers, rows, fed - started, inferred - fed, time.perf_counter_ns() - inferred, started, by_rows)
+    return Ran(answers, rows, fed - started, inferred - fed, time.perf_counter_ns() - inferred, started, odd)
 
 
 def have_rows(arrays: Iterable[Array], rows: int) -> bool:
     """Whether each of ``arrays`` has ``rows`` rows."""
     return all(array.shape[:1] == (rows,) for array in arrays)
+
+
+def without_rows(arrays: Mapping[str, Array], rows: int) -> frozenset[str]:
+    """The names of those that do not have ``rows`` rows."""
+    return frozenset([name for name, array in arrays.items() if array.shape[:1] != (rows,)])
 
 
 def stacked(arrays: Sequence[Array]) -> Array:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from numpy.typing import NDArray
@@ -67,14 +67,20 @@ class Queues:
         self._policy = policy
         self._levels = {level: _Level() for level in range(policy.levels + 1)}
         self._lock = threading.Lock()
+        #: The outputs for which a job shares no run.
+        self._alone: frozenset[str] = frozenset()
 
-    def run_alone(self) -> bool:
-        """From now on no two jobs share a run; whether they might before."""
+    def run_alone(self, outputs: Iterable[str]) -> list[str]:
+        """From now on a job for one of ``outputs`` shares no run; those of them for which one might before."""
+        if self._policy.max_rows <= 1:
+            return []
         with self._lock:
-            if self._policy.max_rows <= 1:
-                return False
-            self._policy = replace(self._policy, max_rows=1)
-        return True
+            new = sorted({*outputs} - self._alone)
+            self._alone |= {*new}
+        return new
+
+    def _is_alone(self, job: Job) -> bool:
+        return bool(self._alone) and not self._alone.isdisjoint(job.outputs)
 
     def add(self, job: Job) -> None:
         """Let ``job`` wait."""
@@ -145,12 +151,12 @@ class Queues:
         The rows are ``max_rows`` where the next job does not fit, or must not be overtaken: this batch is full, too.
         """
         batch, rows = [head], head.rows
-        if self._policy.max_rows > 1 and not self._runs_inline(head):
+        if self._policy.max_rows > 1 and not (self._is_alone(head) or self._runs_inline(head)):
             for line in self._lines():
                 for job in line:
                     if job is head or job.future.done():
                         continue
-                    if job.key != head.key:
+                    if job.key != head.key or self._is_alone(job):
                         if self._policy.in_order:
                             return batch, self._policy.max_rows
                         continue
@@ -175,11 +181,12 @@ class Queues:
             for job in line:
                 if job.future.done():
                     continue
-                batch = batches.setdefault(job.key, [])
-                together = rows.get(job.key, 0) + job.rows
+                key = job if self._is_alone(job) else job.key
+                batch = batches.setdefault(key, [])
+                together = rows.get(key, 0) + job.rows
                 if together <= most or not batch:
                     batch.append(job)
-                rows[job.key] = min(together, most)
+                rows[key] = min(together, most)
         least_ns = 0
         for key, batch in batches.items():
             left_ns = self._wait_ns(batch[0], rows[key], now_ns)
@@ -192,5 +199,7 @@ class Queues:
         """How long a batch of ``rows`` rows should still wait for more, in nanoseconds."""
         policy = self._policy
         if not policy.max_delay_us or policy.max_rows <= 1 or rows >= policy.max_rows or rows in policy.preferred:
+            return 0
+        if self._is_alone(head):
             return 0
         return head.arrived_ns + policy.max_delay_us * 1000 - now_ns

@@ -24,8 +24,8 @@ class Ran:
     infer_ns: int
     output_ns: int
     started_ns: int
-    #: False: an output does not have the rows of the inputs, so it cannot be divided among the requests.
-    by_rows: bool = True
+    #: The outputs that do not have the rows of the inputs, so that they cannot be divided among the requests.
+    odd: frozenset[str] = frozenset()
 
 
 class Mark(Protocol):

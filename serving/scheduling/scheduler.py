@@ -2,8 +2,8 @@
 
 A request never waits for others that it cannot run with. A request that was cancelled or waited too long is never run.
 If a batch fails, its requests are run again one by one, so that only the request at fault fails. Once a run gives an
-output with another number of rows than its inputs, requests no longer run together: an output that by chance has as
-many rows as a batch would be shared out among requests that each should have all of it.
+output with another number of rows than its inputs, requests for this output run alone: if by chance it has as many rows
+as a batch, it would be shared out among requests that each should have all of it.
 
 While requests wait, the thread of a run takes the next batch itself. A busy event loop comes round only every few
 milliseconds, and the processor would do nothing meanwhile:
@@ -17,14 +17,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Executor
 
 from normfold.serving.errors import QueueFull, Unavailable
 from normfold.serving.rpc import caller
 from normfold.serving.scheduling.admission import LONGEST_RETRY, SHORTEST_RETRY, ModelLoad
 from normfold.serving.scheduling.batching import BatchPolicy
-from normfold.serving.scheduling.executing import execute, have_rows
+from normfold.serving.scheduling.executing import execute, have_rows, without_rows
 from normfold.serving.scheduling.inline import RunTime, RunTimes
 from normfold.serving.scheduling.queues import Array, Feeds, Job, Queues
 from normfold.serving.scheduling.running import MARK, Ran, Run, Running, Stoppable, unstoppable
@@ -46,9 +46,9 @@ class Scheduler:
         statistics: Statistics,
         times: RunTimes | None = None,
         stoppable: Stoppable | None = None,
-        on_alone: Callable[[], None] | None = None,
+        on_alone: Callable[[Iterable[str]], None] | None = None,
     ) -> None:
-        """``on_alone`` is called on any thread when it is found out that requests must not run together."""
+        """``on_alone`` is called on any thread with the outputs for which requests are found to have to run alone."""
         self._on_alone = on_alone
         self._stoppable = stoppable or unstoppable(run)
         self._running: set[Running] = set()
@@ -145,7 +145,7 @@ class Scheduler:
         started = time.perf_counter_ns()
         answer = self._run(feeds, outputs)
         if not have_rows(answer, rows):
-            self.run_alone()
+            self.run_alone(without_rows(dict(zip(outputs, answer, strict=True)), rows))
         infer_ns = time.perf_counter_ns() - started
         run_time.note(infer_ns)
         self._statistics.ran(rows, 0, infer_ns, 0)
@@ -243,15 +243,17 @@ class Scheduler:
 
     # on any thread
 
-    def run_alone(self) -> None:
-        """From now on every request runs alone: an output does not have the rows of its inputs."""
-        if self._queues.run_alone() and self._on_alone is not None:
-            self._on_alone()
+    def run_alone(self, outputs: Iterable[str]) -> None:
+        """From now on a request for one of ``outputs`` runs alone: these do not have the rows of the inputs."""
+        if new := self._queues.run_alone(outputs):
+            self.load.alone()
+            if self._on_alone is not None:
+                self._on_alone(new)
 
     def _execute(self, batch: list[Job], run: Run) -> list[Ran]:
         ran = execute(batch, run)
-        if not all(one.by_rows for one in ran):
-            self.run_alone()
+        if odd := {name for one in ran for name in one.odd}:
+            self.run_alone(odd)
         return ran
 
     def _begin_elsewhere(self, batch: list[Job]) -> None:

@@ -101,7 +101,7 @@ def test_rows_that_depend_on_the_numbers_end_batches_on_each_path(serve, models,
             assert "run together" not in caplog.text
             x[0, :nonzero] = 1
             assert list(one.infer(ask(x=x)).outputs[0].shape) == [nonzero, 2]
-    assert "no requests run together" in caplog.text
+    assert "no requests for its output 'y' run together" in caplog.text
 
 
 def _shorten(request: pb.ModelInferRequest) -> None:

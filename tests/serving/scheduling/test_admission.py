@@ -139,6 +139,12 @@ def test_a_slow_model_has_a_short_queue_nevertheless():
     batched = ModelLoad(instances=2, batch_rows=64)
     batched.ran(10.0, 1)
     assert sum(admitted(Admission(), batched, str(number), most=300) for number in range(400)) >= 2 * 2 * 64
+    batched.alone()
+    assert batched.few == FEW
+    batched.ran(10.0, 1)
+    assert batched.few == FEW
+    batched.ran(10.0, 2)
+    assert batched.few == 2 * 2 * 64
 
 
 def test_what_cannot_be_answered_before_its_deadline_is_refused_at_once():

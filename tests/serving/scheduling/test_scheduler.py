@@ -6,6 +6,7 @@ import asyncio
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from unittest.mock import Mock
 
 import grpc
 import numpy as np
@@ -47,9 +48,11 @@ def play(scenario, policy: BatchPolicy, gate: Gate, instances: int = 1):
         with ThreadPoolExecutor(4) as executor:
             scheduler = Scheduler(gate, policy, instances, executor, statistics)
 
-            def submit(value: float, rows: int = 1, width: int = 3, priority: int = 0, timeout_us: int = 0):
+            def submit(
+                value: float, rows: int = 1, width: int = 3, priority: int = 0, timeout_us: int = 0, outputs="y"
+            ):
                 feeds = {"x": np.full((rows, width), value, np.float32)}
-                return asyncio.ensure_future(scheduler.submit(feeds, rows, ["y"], priority, timeout_us))
+                return asyncio.ensure_future(scheduler.submit(feeds, rows, [*outputs], priority, timeout_us))
 
             try:
                 return await asyncio.wait_for(scenario(submit), 20)
@@ -273,6 +276,55 @@ def test_a_batch_without_its_rows_is_run_one_by_one_and_the_next_ones_are_no_bat
 
     play(scenario, BatchPolicy(max_rows=4, max_delay_us=3_600_000_000), gate)
     assert gate.runs == [[1, 1, 2, 2], [1, 1], [2, 2], [1, 1], [2, 2]]
+
+
+class OddZ(Gate):
+    """A model whose output z has two rows, whatever it is asked."""
+
+    def __call__(self, feeds, outputs):
+        return [
+            np.zeros((2, 1)) if n == "z" else y for n, y in zip(outputs, super().__call__(feeds, outputs), strict=True)
+        ]
+
+
+@pytest.mark.parametrize("delay_us", [0, 3_600_000_000])
+def test_only_requests_for_an_output_without_the_rows_of_the_inputs_run_alone(delay_us):
+    """One request for such an output, which nobody asked for again, ended all batches."""
+    gate, mark = OddZ(is_open=delay_us > 0), Mock()
+
+    async def run():
+        with ThreadPoolExecutor(4) as executor:
+            policy = BatchPolicy(max_rows=4, max_delay_us=delay_us)
+            scheduler = Scheduler(gate, policy, 1, executor, Statistics(), on_alone=mark)
+
+            def submit(value, outputs):
+                feeds = {"x": np.full((1, 3), value, np.float32)}
+                return asyncio.ensure_future(scheduler.submit(feeds, 1, [*outputs], 0, 0))
+
+            scheduler.run_alone({"z"})
+            scheduler.run_alone({"z"})
+            calls = [submit(0, "yz")]
+            await started(gate)
+            calls += [submit(1, "y"), submit(2, "zy"), submit(3, "y"), submit(4, "y"), submit(5, "z"), submit(6, "y")]
+            await settle()
+            gate.open.set()
+            await asyncio.wait_for(asyncio.gather(*calls), 20)
+
+    asyncio.run(run())
+    assert sorted(gate.runs) == [[0], [1, 3, 4, 6], [2], [5]]
+    mark.assert_called_once_with(["z"])
+
+
+def test_an_output_that_nobody_asks_for_ends_no_batch():
+    gate = OddZ()
+
+    async def scenario(submit):
+        await asyncio.gather(*[submit(value, outputs="yz") for value in (1, 2, 3, 4)])
+        await asyncio.gather(*[submit(value) for value in (5, 6, 7, 8)])
+
+    play(scenario, BatchPolicy(max_rows=4, max_delay_us=3_600_000_000), gate)
+    assert gate.runs[-1] == [5, 6, 7, 8]
+    assert sorted(gate.runs[:-1]) == [[1], [1, 2, 3, 4], [2], [3], [4]]
 
 
 def test_a_full_queue_refuses():
