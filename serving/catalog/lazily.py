@@ -5,7 +5,8 @@ bounded, and one whose caller leaves waits no longer. A load goes on when all ha
 the model; a load that has not begun by then is dropped.
 
 The budget counts the memory of models, not that of runs: what the C library has handed out during a load, or an
-estimate by the size of the files. When it is exceeded, the idle models that were not used for longest are unloaded.
+estimate by the size of the files. When it is exceeded, the idle models that were not used for longest are unloaded, and
+those that are busy once they are idle.
 """
 
 from __future__ import annotations
@@ -38,6 +39,9 @@ WAIT_SECONDS = 120.0
 
 #: The process that tries loads (70 MB, 0.6 s to start) is ended after this time without a load, in seconds.
 PAUSE_SECONDS = 30.0
+
+#: While busy models exceed the budget, the time between two looks whether they are idle, in seconds.
+LOOK_SECONDS = 1.0
 
 #: When the budget is exceeded, this part of it is freed, so that not every load has to look for what to unload.
 SLACK = 1 / 20
@@ -74,6 +78,8 @@ class Lazily:
         #: The bytes of each model that is loaded.
         self._bytes: dict[str, int] = {}
         self._total = 0
+        #: The next look whether busy models have become idle; None: there are none, or all fit into the budget.
+        self._next_look: asyncio.TimerHandle | None = None
         #: When a model that failed may be tried again, by time.monotonic.
         self._retry: dict[str, float] = {}
 
@@ -164,12 +170,17 @@ class Lazily:
         self._total -= self._bytes.pop(name, 0)
 
     def _make_room(self, newest: str) -> None:
-        """Unload idle models until the others fit into the budget; ``newest`` stays."""
-        budget = self._limits.budget_bytes
+        """Unload idle models until the others fit into the budget, busy ones once they are idle; ``newest`` stays."""
+        budget, looked_before = self._limits.budget_bytes, self._next_look is not None
+        if self._next_look is not None:
+            self._next_look.cancel()
+            self._next_look = None
         if not budget or self._total <= budget:
             return
-        idle = [name for name in self._bytes if name != newest and self._entries[name].lazy]
-        idle = [name for name in idle if name not in self._waiting]  # loaded, but its requests have not had their turn
+        others = [name for name in self._bytes if name != newest and self._entries[name].lazy]
+        idle = [
+            name for name in others if name not in self._waiting
+        ]  # loaded, but its requests have not had their turn
         idle = [name for name in idle if all(model.idle for model in self._entries[name].ready)]
         idle.sort(key=lambda name: max(model.used_ns for model in self._entries[name].ready))
         gone: list[Model] = []
@@ -177,11 +188,15 @@ class Lazily:
             if self._total <= budget * (1 - SLACK):
                 break
             gone += self._unload(name)
-        log.debug("unloaded %d models to make room for %s", len(gone), quoted(newest))
+        loop = asyncio.get_running_loop()
         if self._total > budget:
-            log.warning("the models need %d MiB, more than the memory budget: they are in use", self._total >> 20)
-        # A session takes a millisecond to end, which must not be on the event loop.
-        asyncio.get_running_loop().run_in_executor(None, gone.clear)
+            if not looked_before:
+                log.warning("the models need %d MiB, more than the memory budget: they are in use", self._total >> 20)
+            if len(others) > len(idle):
+                self._next_look = loop.call_later(LOOK_SECONDS, self._make_room, newest)
+        if gone:
+            log.debug("unloaded %d models to make room for %s", len(gone), quoted(newest))
+            loop.run_in_executor(None, gone.clear)  # a session takes a millisecond to end: not on the event loop
 
     def _unload(self, name: str) -> list[Model]:
         entry = self._entries[name]

@@ -174,6 +174,29 @@ def test_the_idle_models_that_were_not_used_for_longest_make_room(catalog):
     asyncio.run(use())
 
 
+def test_busy_models_make_room_once_they_are_idle(catalog, monkeypatch, caplog):
+    """The budget stayed exceeded until the next model was loaded."""
+    monkeypatch.setattr(lazily, "LOOK_SECONDS", 0.001)
+    made = catalog(LazyLimits(budget_bytes=EACH + EACH // 5))
+
+    async def use():
+        await made.load_all()
+        for name in "abc":
+            model = await made.awake(name, "")
+            model.in_use += 1
+        await asyncio.sleep(0.05)
+        assert [name for name in "abc" if made.entries[name].ready] == ["a", "b", "c"]
+        for name in "abc":
+            made.entries[name].ready[0].in_use -= 1
+        while made._lazily.loaded_bytes > EACH + EACH // 5:
+            await asyncio.sleep(0.001)
+        assert [name for name in "abc" if made.entries[name].ready] == ["c"]
+        assert made._lazily._next_look is None
+
+    asyncio.run(asyncio.wait_for(use(), 20))
+    assert caplog.text.count("more than the memory budget") == 1
+
+
 def test_a_model_does_not_make_room_before_the_requests_that_loaded_it_have_their_turn(catalog):
     made = catalog(LazyLimits(budget_bytes=EACH))
     dropped = []
@@ -618,7 +641,7 @@ def test_a_model_that_failed_is_one_that_fails_until_it_is_loaded(catalog, root,
         report()
 
     asyncio.run(scenario())
-    assert reports == [((), 0), ((0,), 0), ((0,), 0), ((), 1)]
+    assert reports == [((), 0), ((0, 1), 0), ((0, 1), 0), ((), 1)]
 
 
 @pytest.mark.parametrize("refused", ["here", "elsewhere"])
