@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 import trustme
@@ -25,11 +26,11 @@ class Authority:
         self.ca = folder / "ca.pem"
         self._made.cert_pem.write_to_path(self.ca)
 
-    def issue(self, *names: str) -> Certificate:
-        """A new certificate for these names."""
+    def issue(self, *names: str, **times: datetime) -> Certificate:
+        """A new certificate for these names, valid ``not_before`` and ``not_after`` these times."""
         self._count += 1
         cert, key = self._folder / f"{self._count}.pem", self._folder / f"{self._count}.key"
-        issued = self._made.issue_cert(*names)
+        issued = self._made.issue_cert(*names, **times)
         cert.write_bytes(b"".join(part.bytes() for part in issued.cert_chain_pems))
         issued.private_key_pem.write_to_path(key)
         return Certificate(cert, key, self.ca)
