@@ -89,16 +89,17 @@ def text_growth(model: onnx.ModelProto) -> TextGrowth | None:
     for node in model.graph.node:
         constants |= {name: each.t for each in node.attribute if each.name == "value" for name in node.output}
         if (texts := _made(node, found, constants)) is not None:
-            made |= dict.fromkeys(node.output[:1] if node.op_type in _FIRST else node.output, texts)
-            found |= made
-    given = {value.name for value in model.graph.output}
-    copies = sum(t.copies * (OWN_TIMES if n in given else 1) for n, t in made.items() if math.isfinite(t.copies))
+            given = dict.fromkeys(node.output[:1] if node.op_type in _FIRST else node.output, texts)
+            made |= given
+            found |= given
+    answers = {value.name for value in model.graph.output}
+    copies = sum(t.copies * (OWN_TIMES if n in answers else 1) for n, t in made.items() if math.isfinite(t.copies))
     repeated = {name: texts for name, texts in made.items() if math.isinf(texts.copies)}
     times = max((texts.times for texts in repeated.values()), default=0.0)
     constant = max((texts.constant for texts in repeated.values()), default=0.0)
     if copies <= 2 * OWN_TIMES and not times and constant <= INLINE_BYTES:
         return None
-    return TextGrowth(copies, times, constant, 1 if given.isdisjoint(repeated) else OWN_TIMES)
+    return TextGrowth(copies, times, constant, 1 if answers.isdisjoint(repeated) else OWN_TIMES)
 
 
 def _made(
@@ -119,8 +120,8 @@ def _made(
     copies = math.inf
     if node.op_type in _MOVE or node.op_type == "Cast":
         copies = sum(each.copies for each in taken)
-    elif node.op_type in _PICK and (picked := constants.get(node.input[1])) is not None:
-        indices = math.prod(picked.dims)
+    elif node.op_type in _PICK and (picked := constants.get(node.input[-1])) is not None:
+        indices = max(1, math.prod(picked.dims))
         copies = indices * taken[0].copies if indices <= MOST_PICKED else math.inf
     more = _CAPITALS.get(node.op_type, 1)
     return TextGrowth(

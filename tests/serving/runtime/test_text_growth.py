@@ -58,6 +58,11 @@ def test_strings_that_a_file_repeats_count():
     assert found.bytes(content=0, longest=0, elements=10) >= 10 * len(label)
 
 
+def test_a_node_without_its_inputs_is_left_to_onnxruntime():
+    for node in ("Gather (x)", "StringConcat (x)", "StringConcat ()", "Concat <axis = 0> ()"):
+        growth(f"(string[N] x) => (string[N] y) {{ y = {node} }}")
+
+
 def test_nobody_knows_what_a_loop_makes():
     body = helper.make_graph(
         [
