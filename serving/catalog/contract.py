@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 
 from normfold.protos import model_config as mc
 from normfold.protos.datatypes import Datatype, by_config
-from normfold.serving.errors import ConfigError
+from normfold.serving.errors import ConfigError, InvalidRequest
 from normfold.serving.runtime.settings import ModelTensor
 from normfold.serving.wire.proved_sizes import ProvedSizes
-from normfold.serving.wording import printable
+from normfold.serving.wording import dims, printable, quoted
 
 Shape = tuple[int, ...]
 
@@ -43,6 +43,20 @@ class TensorSpec:
         return self.any_rank or (
             len(shape) == len(self.shape) and all(d in (-1, s) for s, d in zip(shape, self.shape, strict=True))
         )
+
+    def seen(self, shape: Shape) -> Shape:
+        """The shape in which clients see an output of ``shape``. Raises InvalidRequest where it cannot be reshaped.
+
+        onnxruntime does not hold a model to the shapes that its file declares.
+        """
+        if self.reshape is None:
+            return shape
+        if len(shape) != len(self.reshape) or any(d not in (-1, s) for s, d in zip(shape, self.reshape, strict=True)):
+            raise InvalidRequest(
+                f"output {quoted(self.name)} has the shape {dims(shape)} for this input, and config.pbtxt reshapes "
+                f"{dims(self.reshape)} to {dims(self.shape)}"
+            )
+        return reshaped(shape, self.reshape, self.shape)
 
     def __str__(self) -> str:
         return f"{printable(self.name)} {self.datatype.name}[{','.join(map(str, self.shape))}]"

@@ -157,16 +157,16 @@ class Inference:
 
     async def _answer_planned(self, plan: RequestPlan, data: bytes, identifier: bytes, started: int) -> Answer:
         model, parameters, request_id = plan.model, plan.parameters, id_text(identifier)
-        feeds = await off_loop(len(data) > COPY_BYTES, plan.feeds, data, len(identifier))
-        read = time.perf_counter_ns()
         try:
+            feeds = await off_loop(len(data) > COPY_BYTES, plan.feeds, data, len(identifier))
+            read = time.perf_counter_ns()
             arrays, timing = await _run(model, feeds, plan.rows, plan.outputs, parameters, request_id)
+            answered = time.perf_counter_ns()
+            large = sum([array.nbytes for array in arrays]) > COPY_BYTES
+            response = await off_loop(large, plan.answer, arrays, identifier)
         except BaseException as error:
             model.statistics.failed(time.perf_counter_ns() - started, status_alone(error))
             raise
-        answered = time.perf_counter_ns()
-        large = sum([array.nbytes for array in arrays]) > COPY_BYTES
-        response = await off_loop(large, plan.answer, arrays, identifier)
         self._count(model, plan.rows, timing, request_id, started, read, answered)
         return response
 

@@ -25,6 +25,6 @@ def class_bytes(wanted: Sequence[Wanted], arrays: Sequence[NDArray[Any]], batche
     """The memory of all classes as text that ``wanted`` asks for."""
     total = 0
     for want, array in zip(wanted, arrays, strict=True):
-        rows = len(array) if batched else 1
+        rows = len(array) if batched and array.ndim else 1
         total += rows * min(want.classes, array.size // max(rows, 1)) * CLASS_BYTES
     return total

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from normfold.protos import grpc_service as pb
 from normfold.protos.datatypes import Datatype, by_name
-from normfold.serving.catalog.contract import Contract, TensorSpec, reshaped
+from normfold.serving.catalog.contract import Contract, TensorSpec
 from normfold.serving.errors import InvalidRequest
 from normfold.serving.infer.inputs import region_of
 from normfold.serving.rpc.pieces import Answer, Pieces
@@ -106,8 +106,10 @@ def write_outputs(
     for want, array in zip(wanted, arrays, strict=True):
         spec, datatype = want.spec, want.spec.datatype
         if spec.reshape is not None:
-            array = array.reshape(reshaped(array.shape, spec.reshape, spec.shape))
+            array = array.reshape(spec.seen(array.shape))
         if want.classes:
+            if batched and not array.shape:
+                raise InvalidRequest(f"output {quoted(spec.name)} has no rows for this input and cannot be classified")
             array, datatype = classify(array, want.classes, spec.labels, batched, spec.datatype.name), BYTES
         output = response.outputs.add(name=spec.name, datatype=datatype.name, shape=array.shape)
         data: bytes | memoryview = b""

@@ -22,7 +22,6 @@ from numpy.typing import NDArray
 
 from normfold.protos import grpc_service as pb
 from normfold.protos.datatypes import by_name
-from normfold.serving.catalog.contract import reshaped
 from normfold.serving.catalog.model import Model
 from normfold.serving.infer.outputs import PIECES_BYTES, RESPONSE_RAW, Wanted, is_part
 from normfold.serving.infer.parameters import RequestParameters
@@ -175,8 +174,7 @@ class RequestPlan:
         response = pb.ModelInferResponse(model_name=self.model.name, model_version=str(self.model.version))
         for want, shape in zip(self.wanted, shapes, strict=True):
             spec = want.spec
-            seen = shape if spec.reshape is None else reshaped(shape, spec.reshape, spec.shape)
-            response.outputs.add(name=spec.name, datatype=spec.datatype.name, shape=seen)
+            response.outputs.add(name=spec.name, datatype=spec.datatype.name, shape=spec.seen(shape))
         return response.SerializeToString()
 
 
