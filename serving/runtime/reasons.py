@@ -35,8 +35,11 @@ def reason(error: Exception) -> str:
     'no x'
     >>> reason(Exception("size != 0 && (a % size) == 0 was false. It cannot be reshaped."))
     'It cannot be reshaped.'
+    >>> reason(Exception("Non-zero status code returned while running ArgMax node. Name:'' Status Message: "))
+    "Non-zero status code returned while running ArgMax node. Name:'' Status Message:"
     """
-    text = _NODE.sub("", _NUMBER.sub("", str(error)))
+    whole = _NUMBER.sub("", str(error))
+    text = _NODE.sub("", whole) or whole  # some nodes give no reason
     while place := _PLACE.search(text):
         text = text[: place.start()] + text[_function_end(text, place) :]
     return _CONDITION.sub("", " ".join(text.split()))

@@ -88,6 +88,15 @@ def test_strings_and_bfloat16_go_into_one_model():
     assert d.tolist() == [-1, -2, -3]
 
 
+def test_strings_of_a_model_that_are_not_utf8_are_its_fault():
+    model = parser.parse_model(HEAD + " g (int64[N] x) => (string[N] y) { y = Gather (texts, x) }")
+    model.graph.initializer.append(helper.make_tensor("texts", TensorProto.STRING, [2], ["caf\xe9".encode(), b"\xff"]))
+    made = session(model.SerializeToString())
+    assert made.run({"x": np.int64([0, 0])}, ["y"])[0].tolist() == ["caf\xe9".encode()] * 2
+    with pytest.raises(InvalidRequest, match="the model answers with text that is not UTF-8"):
+        made.run({"x": np.int64([0, 1])}, ["y"])
+
+
 def test_a_model_from_strings_to_bfloat16_is_a_load_error():
     graph = " g (string[N] s) => (bfloat16[N] b) { x = Cast <to: int = 1> (s) b = Cast <to: int = 16> (x) }"
     with pytest.raises(LoadError, match=r"'s' is BYTES and the output 'b' is BF16.*cast that output to FP32"):
