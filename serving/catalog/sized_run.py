@@ -23,6 +23,7 @@ from normfold.serving.runtime.run_memory import RunMemory
 from normfold.serving.runtime.session import Session
 from normfold.serving.runtime.stop import Stop
 from normfold.serving.runtime.text_growth import OBJECT_BYTES
+from normfold.serving.wording import dims
 
 Array = NDArray[Any]
 
@@ -116,7 +117,7 @@ class SizedRun:
             at += count
         if other := [count for count in counts if count != most]:
             self._by_rows.update(dict.fromkeys(outputs, other[0]))
-        return answers[0] if len(answers) == 1 else [np.concatenate(parts) for parts in zip(*answers, strict=True)]
+        return answers[0] if len(answers) == 1 else [_joined(parts) for parts in zip(*answers, strict=True)]
 
     def _counts(self, rows: int, most: int, outputs: Sequence[str], size: int) -> list[int]:
         """The rows of each part of a run of ``rows`` rows with inputs of ``size`` bytes: ``most`` in each.
@@ -171,6 +172,18 @@ def check_room(budget: MemoryBudget, size: int, what: str) -> None:
             f"{what} would take {_mib(size)} MiB of memory, and this server has {room} MiB for runs; ask "
             "with fewer, or start the server with a larger --memory-limit"
         )
+
+
+def _joined(parts: Sequence[Array]) -> Array:
+    """One output of all parts. Raises InvalidRequest where its rows have other sizes in some of them."""
+    first = parts[0].shape[1:]
+    for part in parts:
+        if part.shape[1:] != first:
+            raise InvalidRequest(
+                f"an output has rows of {dims(first)} in one part of the batch and of {dims(part.shape[1:])} in "
+                "another, so they cannot be joined; send fewer rows"
+            )
+    return np.concatenate(parts)
 
 
 def _bytes(feeds: Mapping[str, Array]) -> int:

@@ -210,6 +210,13 @@ def test_an_output_without_rows_is_no_batch(session, monkeypatch):
         sized(rows(2, 1 << 18), ["y"])
 
 
+def test_an_output_whose_rows_are_as_long_as_the_longest_of_their_part_is_refused(session, monkeypatch):
+    sized = SizedRun(session, measured(session), MemoryBudget(1 << 40), batched=True, sample=rows(1, 32))
+    monkeypatch.setattr(session, "run", lambda feeds, outputs, **_: [np.zeros((len(feeds["x"]), len(feeds["x"])))])
+    with pytest.raises(InvalidRequest, match=r"an output has rows of \[2\] in one part of the batch and of \[1\] in"):
+        sized(rows(3, 1 << 18), ["y"])
+
+
 @pytest.mark.parametrize(("length", "most", "counts"), [(1 << 18, 1, [2, 1, 1]), (1 << 14, 8, [7, 8, 1])])
 def test_an_output_with_the_rows_of_every_part_by_chance_is_no_batch(session, monkeypatch, length, most, counts):
     """Such as a mean of the batch: it would be there once for each part."""
