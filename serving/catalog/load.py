@@ -65,7 +65,8 @@ def load(folder: Files, written: mc.ModelConfig, version: int, options: LoadOpti
     remembered = tuning.find(data) if tuning else None
     threads = options.threads or remembered or (1 if len(data) < SMALL_MODEL_BYTES else options.cpus)
     limit = options.budget.limit_bytes if options.budget else 0
-    base = SessionSettings(intra_op_threads=threads, arena=options.arena, limit_bytes=limit)
+    sent = frozenset(entry.name for entry in written.input if entry.optional)
+    base = SessionSettings(intra_op_threads=threads, arena=options.arena, limit_bytes=limit, sent=sent)
     settings = config.settings(written, base)
     counts = gpus.instances(written.instance_group, options.device.index)
     first, *rest = (Device(options.device.kind, number) for number in counts)

@@ -7,7 +7,7 @@ made from.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass
 
 from google.protobuf.message import DecodeError
@@ -37,8 +37,8 @@ class FileFacts:
     text_growth: TextGrowth | None
 
 
-def check(data: bytes) -> FileFacts:
-    """The facts about the model file ``data``.
+def check(data: bytes, sent: Set[str] = frozenset()) -> FileFacts:
+    """The facts about the model file ``data``, of which requests may send the defaults ``sent``, too.
 
     Raises UnsafeModel unless it is an ONNX model that holds all of its tensors itself.
     """
@@ -62,7 +62,7 @@ def check(data: bytes) -> FileFacts:
     values = (*model.graph.input, *model.graph.output)
     unranked = frozenset(value.name for value in values if not value.type.tensor_type.HasField("shape"))
     metadata = {entry.key: entry.value for entry in model.metadata_props}
-    return FileFacts(unranked, metadata, numbers_decide(model), text_growth(model))
+    return FileFacts(unranked, metadata, numbers_decide(model, sent), text_growth(model, sent))
 
 
 def _tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:

@@ -6,7 +6,7 @@ run that was short with zeros says nothing about the next one then.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 
 from normfold.protos import onnx_file as onnx
 
@@ -102,8 +102,10 @@ _OF_ONNXRUNTIME = frozenset(
 _OF_SHAPES = ("SequenceLength", "Shape", "Size")
 
 
-def numbers_decide(model: onnx.ModelProto) -> bool:
+def numbers_decide(model: onnx.ModelProto, sent: Set[str] = frozenset()) -> bool:
     """Whether runs with equal shapes may take very different times.
+
+    ``sent`` are the inputs with a default in the file that requests may send, too; the others are constants.
 
     True where a model has functions, or graphs inside nodes (Loop, If, Scan, ...); where the numbers of an input decide
     the size of an output; and where they reach an operator that is not known here.
@@ -111,7 +113,7 @@ def numbers_decide(model: onnx.ModelProto) -> bool:
     if model.functions:
         return True
     graph = model.graph
-    constant = {tensor.name for tensor in graph.initializer}
+    constant = {tensor.name for tensor in graph.initializer} - sent
     #: The tensors whose numbers depend on those of an input.
     free = {value.name for value in graph.input if value.name not in constant}
     for node in graph.node:

@@ -52,7 +52,7 @@ class Session:
 
         Raises LoadError (UnsafeModel for a refused file, ConfigError) or DeviceUnavailable.
         """
-        facts = onnx_file.check(data)
+        facts = onnx_file.check(data, settings.sent)
         unranked = facts.unranked
         #: The model file's metadata by key.
         self.metadata = facts.metadata

@@ -43,6 +43,8 @@ class SessionSettings:
     limit_bytes: int = 0
     #: Nobody knows how much memory a run takes for each byte of its inputs.
     unmeasured: bool = False
+    #: The inputs with a default in the file that requests may send, too.
+    sent: frozenset[str] = frozenset()
     #: Options of the CUDA provider, as (name, value), that replace our defaults.
     cuda_options: tuple[tuple[str, str], ...] = ()
     #: Options of the TensorRT provider that replace our defaults; None: use TensorRT only if the device asks for it.

@@ -11,7 +11,7 @@ measured memory of a run says how many strings there are at most. The graph says
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass
 
 from normfold.protos import onnx_file as onnx
@@ -75,13 +75,17 @@ class TextGrowth:
         )
 
 
-def text_growth(model: onnx.ModelProto) -> TextGrowth | None:
-    """What all strings that ``model`` makes take at once; None: no more than was counted when the request was read."""
-    constants = {tensor.name: tensor for tensor in model.graph.initializer}
-    found = {name: _text(tensor) for name, tensor in constants.items() if tensor.data_type == STRING}
+def text_growth(model: onnx.ModelProto, sent: Set[str] = frozenset()) -> TextGrowth | None:
+    """What all strings that ``model`` makes take at once; None: no more than was counted when the request was read.
+
+    ``sent`` are the inputs with a default in the file that requests may send, too; the others are constants.
+    """
+    defaults = {tensor.name: tensor for tensor in model.graph.initializer}
+    constants = {name: tensor for name, tensor in defaults.items() if name not in sent}
+    found = {name: _text(tensor) for name, tensor in defaults.items() if tensor.data_type == STRING}
     for value in model.graph.input:
-        if value.type.tensor_type.elem_type == STRING:
-            found[value.name] = TextGrowth(1.0, 1.0)
+        if value.type.tensor_type.elem_type == STRING and value.name not in constants:
+            found[value.name] = TextGrowth(1.0, 1.0, found[value.name].constant if value.name in found else 0.0)
     inside = [*_nodes_inside(model)]
     if inside and (found or any(_makes(node) or _labels(node) for node in (*model.graph.node, *inside))):
         return TextGrowth(0.0, math.inf)  # a loop may make a string longer in each round

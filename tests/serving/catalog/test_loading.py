@@ -16,7 +16,7 @@ from unittest.mock import Mock
 
 import numpy as np
 import pytest
-from onnx import TensorProto
+from onnx import TensorProto, helper, parser
 
 from normfold.protos.datatypes import by_dtype
 from normfold.serving.catalog import load as loading
@@ -199,6 +199,21 @@ def test_large_models_have_all_threads(load, tmp_path, models, monkeypatch):
     models.write(tmp_path, models.scale())
     monkeypatch.setattr(loading, "SMALL_MODEL_BYTES", 10)
     assert load().session.settings.intra_op_threads == 4
+
+
+def test_the_numbers_of_a_default_decide_only_where_requests_may_send_it(load, models, tmp_path):
+    graph = HEAD + " g (float[N] x, int64[1] times) => (float[M] y) { y = Tile (x, times) }"
+    model = parser.parse_model(graph)
+    model.graph.initializer.append(helper.make_tensor("times", TensorProto.INT64, [1], [1]))
+    models.write(tmp_path, model.SerializeToString())
+    optional = 'input { name: "x" dims: -1 } input { name: "times" dims: 1 optional: true }'
+    x, times = np.ones(4, np.float32), np.array([2])
+    for config, feeds, decide in (("", {"x": x}, False), (optional, {"x": x, "times": times}, True)):
+        made = load(config)
+        assert made.session.numbers_decide is decide
+        for _ in range(4):
+            made.scheduler.times.of(feeds).note(1)
+        assert made.scheduler.times.of(feeds).inline is not decide
 
 
 @pytest.mark.parametrize(

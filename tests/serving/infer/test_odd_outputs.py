@@ -49,6 +49,15 @@ def test_an_output_that_cannot_be_reshaped_is_refused_also_where_the_request_has
     assert _failures(odd, model) == failed + 2
 
 
+def test_the_first_run_of_a_plan_may_give_an_output_that_cannot_be_reshaped(odd, ask):
+    expected = odd.infer(ask("reshaped", x=[[-1, -2, -3], [-4, -5, -6]])).SerializeToString()
+    for _ in range(3):
+        with pytest.raises(grpc.RpcError) as caught:
+            odd.infer(ask("reshaped", x=[[1, 2, 3], [4, 5, 6]]))
+        assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert odd.infer(ask("reshaped", x=[[-1, -2, -3], [-4, -5, -6]])).SerializeToString() == expected
+
+
 def test_an_output_without_rows_is_not_classified(odd, ask):
     request = ask("plain", x=[[10, 2, 3]])
     assert list(odd.infer(request).outputs[0].shape) == []

@@ -13,8 +13,8 @@ from normfold.serving.runtime.text_growth import TextGrowth
 HEAD = '<ir_version: 9, opset_import: ["": 20, "ai.onnx.ml": 3]>'
 
 
-def growth(text: str) -> TextGrowth | None:
-    return check(parser.parse_model(f"{HEAD} g {text}").SerializeToString()).text_growth
+def growth(text: str, *sent: str) -> TextGrowth | None:
+    return check(parser.parse_model(f"{HEAD} g {text}").SerializeToString(), frozenset(sent)).text_growth
 
 
 @pytest.mark.parametrize(
@@ -56,6 +56,20 @@ def test_strings_that_a_file_repeats_count():
     found = growth(f"(int64[N] x) => (string[N] y) {{ y = {node} }}")
     assert found is not None
     assert found.bytes(content=0, longest=0, elements=10) >= 10 * len(label)
+
+
+def test_a_default_counts_as_a_constant_unless_requests_may_send_others():
+    indices = "(string[N,2] x, int64[1] i = {1}) => (string[N,1] y) { y = Gather <axis = 1> (x, i) }"
+    assert growth(indices) is None
+    found = growth(indices, "i")
+    assert found is not None
+    assert math.isinf(found.copies) or found.times  # as many indices as the request has
+    label = "a default that is longer than the object of a string in memory"
+    text = f'(int64[2] s, string[1] x = {{"{label}"}}) => (string[K] y) {{ y = Expand (x, s) }}'
+    for sent, longest in (((), 0), (("x",), 0), (("x",), 1000)):
+        found = growth(text, *sent)
+        assert found is not None
+        assert found.bytes(content=longest, longest=longest, elements=10) >= 10 * max(longest, len(label))
 
 
 def test_a_node_without_its_inputs_is_left_to_onnxruntime():
