@@ -135,10 +135,12 @@ class RequestPlan:
 
     def _bind(self, feeds: Mapping[str, Array], arrays: Sequence[Array]) -> None:
         self._bindable = False
-        if sum([a.nbytes for a in (*feeds.values(), *arrays)]) <= BOUND_BYTES:
-            self._bound = self.model.session.bind(feeds, dict(zip(self.outputs, arrays, strict=True)))
-        if self._bound is not None:
-            self._pieces = self._response(self._bound.outputs)
+        if sum([a.nbytes for a in (*feeds.values(), *arrays)]) > BOUND_BYTES:
+            return
+        bound = self.model.session.bind(feeds, dict(zip(self.outputs, arrays, strict=True)))
+        if bound is not None:
+            self._pieces = self._response(bound.outputs)
+            self._bound = bound  # only now: an output that cannot be named has raised
 
     def response(self, arrays: Sequence[Array], identifier: bytes) -> bytes:
         """A serialized ModelInferResponse; ``identifier`` is the field of the id, the same bytes as in the request."""

@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any
+
 import grpc
+import numpy as np
 import pytest
 
 from normfold.protos import grpc_service as pb
+from normfold.protos.datatypes import by_name
+from normfold.serving.catalog.contract import TensorSpec
+from normfold.serving.errors import InvalidRequest
+from normfold.serving.infer.outputs import Wanted
+from normfold.serving.infer.parameters import RequestParameters
+from normfold.serving.infer.plans import RequestPlan
+from normfold.serving.scheduling.inline import RunTimes
 
 #: y = x, as the file says; but twice as wide, or without any dimension, where the first number is above 0 or 9.
 ODD = """<ir_version: 9, opset_import: ["": 18]> odd (float[N,3] x) => (float[N,3] y)
@@ -49,13 +60,19 @@ def test_an_output_that_cannot_be_reshaped_is_refused_also_where_the_request_has
     assert _failures(odd, model) == failed + 2
 
 
-def test_the_first_run_of_a_plan_may_give_an_output_that_cannot_be_reshaped(odd, ask):
-    expected = odd.infer(ask("reshaped", x=[[-1, -2, -3], [-4, -5, -6]])).SerializeToString()
-    for _ in range(3):
-        with pytest.raises(grpc.RpcError) as caught:
-            odd.infer(ask("reshaped", x=[[1, 2, 3], [4, 5, 6]]))
-        assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
-    assert odd.infer(ask("reshaped", x=[[-1, -2, -3], [-4, -5, -6]])).SerializeToString() == expected
+def test_a_plan_keeps_no_place_for_an_output_that_cannot_be_reshaped():
+    wide = np.ones((1, 6), np.float32)
+    bound = SimpleNamespace(views=[], outputs=[wide], run=lambda: None)
+    session = SimpleNamespace(bind=lambda feeds, answers: bound)
+    scheduler = SimpleNamespace(run_alone=lambda: None)
+    model: Any = SimpleNamespace(
+        name="m", version=1, session=session, scheduler=scheduler, run=lambda feeds, outputs: [wide]
+    )
+    wanted = [Wanted(TensorSpec("y", by_name("FP32"), (-1, 3, 1), reshape=(-1, 3)))]
+    plan = RequestPlan(model, 0, [], [], 1, wanted, RequestParameters(), RunTimes().of({}))
+    for _ in range(2):
+        with pytest.raises(InvalidRequest, match=r"has the shape \[1,6\]"):
+            plan.run(b"", b"")
 
 
 def test_an_output_without_rows_is_not_classified(odd, ask):
