@@ -108,7 +108,7 @@ def arrays(response: pb.ModelInferResponse) -> Answer:
     for index, output in enumerate(response.outputs):
         try:
             found[output.name] = _output(response, index)
-        except (ValueError, ServingError) as error:
+        except (ValueError, OverflowError, ServingError) as error:
             shown = f"{output.name!r} {output.datatype}{list(output.shape)}"
             raise ClientError(Status.INTERNAL, f"the server's output {shown} cannot be read: {error}") from None
     return found
@@ -123,10 +123,13 @@ def _output(response: pb.ModelInferResponse, index: int) -> Array:
     if any(size < 0 for size in shape):
         raise ValueError("it has a negative size")
     if index >= len(response.raw_output_contents):
+        if not datatype.contents_field:
+            raise ValueError("it has no raw contents, and its datatype has no others")
         values = np.array(getattr(output.contents, datatype.contents_field), datatype.dtype)
     elif datatype.name == "BYTES":
-        values = np.empty(int(np.prod(shape, dtype=np.int64)), object)
-        values[:] = split_elements(response.raw_output_contents[index], values.size, f"output {output.name!r}")
+        elements = split_elements(response.raw_output_contents[index], math.prod(shape), f"output {output.name!r}")
+        values = np.empty(len(elements), object)
+        values[:] = elements
     else:
         values = np.frombuffer(response.raw_output_contents[index], datatype.dtype)
     return values.reshape(shape)

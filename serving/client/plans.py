@@ -124,9 +124,10 @@ class MessagePlans:
                 return found
         try:
             plan = _answer_plan(data)
+            found = None if plan is None else plan.arrays(data)
         except (ValueError, KeyError):
-            plan = None
-        if plan is None or (found := plan.arrays(data)) is None:
+            plan = found = None
+        if plan is None or found is None:
             return _by_protobuf(data)
         if len(plan.head) <= _LONGEST_HEAD and not plan.has_id:
             if len(self._answers) >= LIMIT:

@@ -20,6 +20,9 @@ _ACCEPTED = b"identity,deflate,gzip"
 #: The numbers of bits by which zlib reads what grpc-encoding names.
 _BITS = {b"deflate": zlib.MAX_WBITS, b"gzip": zlib.MAX_WBITS | 16}
 
+#: No message of protobuf is larger, in bytes. Few compressed bytes may stand for any number of others.
+LARGEST_MESSAGE = (1 << 31) - 1
+
 #: gRPC allows eight digits.
 _MOST_DIGITS = 99_999_999
 _UNITS = ((1e-3, b"m"), (1.0, b"S"), (60.0, b"M"), (3600.0, b"H"))
@@ -84,7 +87,15 @@ def inflated(data: bytes, encoding: bytes) -> bytes:
     bits = _BITS.get(encoding)
     if bits is None:
         raise ValueError(f"it is compressed, and grpc-encoding is {encoding.decode(errors='replace')!r}")
+    reader = zlib.decompressobj(bits)
     try:
-        return zlib.decompress(data, bits)
+        message = reader.decompress(data, LARGEST_MESSAGE)
     except zlib.error as error:
         raise ValueError(f"it cannot be decompressed: {error}") from None
+    if reader.unconsumed_tail:
+        raise ValueError(f"decompressed it would have more than {LARGEST_MESSAGE} bytes")
+    if not reader.eof:
+        raise ValueError("it cannot be decompressed: it is cut off")
+    if reader.unused_data:  # perhaps the rest of the message: without it the answer would be another
+        raise ValueError("it cannot be decompressed: bytes follow behind its end")
+    return message

@@ -19,6 +19,7 @@ from normfold.serving.client.client import Client, ClientError
 from normfold.serving.client.connection import ClientTls
 from normfold.serving.client.errors import advised
 from normfold.serving.client.metadata import ModelMetadata, TensorMetadata
+from normfold.serving.client.plans import MessagePlans
 from normfold.serving.client.transport.choice import TRANSPORTS
 from normfold.serving.errors import Status
 
@@ -392,6 +393,31 @@ def test_an_answer_that_cannot_be_read_is_an_error_that_names_the_output(datatyp
     response.outputs.add(name="y", datatype=datatype, shape=[1])
     with pytest.raises(ClientError, match=rf"output 'y' {datatype}\[1\] cannot be read"):
         arrays(response)
+
+
+@pytest.mark.parametrize(
+    ("datatype", "shape", "contents", "raw"),
+    [
+        ("INT8", [1], {"int_contents": [300]}, []),
+        ("UINT16", [1], {"uint_contents": [70_000]}, []),
+        ("FP16", [1], {"fp32_contents": [1.0]}, []),
+        ("BF16", [1], {}, []),
+        ("FP32", [1 << 62, 1 << 62, 0], {}, [b""]),
+        ("FP32", [1] * 65, {}, [b"1234"]),
+        ("BYTES", [1 << 40], {}, [b""]),
+        ("BYTES", [1 << 32, 1 << 32], {}, [b""]),
+    ],
+    ids=str,
+)
+def test_an_answer_whose_numbers_or_shape_no_array_can_have_is_an_error_that_names_the_output(
+    datatype, shape, contents, raw
+):
+    response = pb.ModelInferResponse(raw_output_contents=raw)
+    output = response.outputs.add(name="y", datatype=datatype, shape=shape)
+    for field, values in contents.items():
+        getattr(output.contents, field).extend(values)
+    with pytest.raises(ClientError, match=rf"output 'y' {datatype}\[.*\] cannot be read"):
+        MessagePlans().arrays(response.SerializeToString())
 
 
 @pytest.mark.parametrize("status", [grpc.StatusCode.NOT_FOUND, Status.NOT_FOUND])

@@ -84,10 +84,23 @@ def test_a_message_is_compressed_where_that_makes_it_smaller():
     assert Opening("http", "a").message(b"x" * 1000)[0][0] == 0
 
 
-@pytest.mark.parametrize("data", [b"", b"no", gzip.compress(b"x" * 99)[:-9]], ids=["empty", "no gzip", "cut"])
+PACKED = gzip.compress(b"x" * 99)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"", b"no", PACKED[:-9], PACKED + PACKED, PACKED + b"y"],
+    ids=["empty", "no gzip", "cut", "two, of which one would be lost", "bytes behind its end"],
+)
 def test_a_message_that_cannot_be_decompressed_is_an_error(data):
     with pytest.raises(ValueError, match="it cannot be decompressed"):
         inflated(data, b"gzip")
+
+
+def test_few_bytes_that_stand_for_more_than_a_message_may_have_are_an_error(monkeypatch):
+    monkeypatch.setattr("normfold.serving.client.transport.opening.LARGEST_MESSAGE", 98)
+    with pytest.raises(ValueError, match="more than 98 bytes"):
+        inflated(PACKED, b"gzip")
 
 
 @pytest.mark.parametrize("status", ["UNAVAILABLE", "CANCELLED", "RESOURCE_EXHAUSTED"])
