@@ -56,6 +56,10 @@ class Reply:
     begun: bool = False
 
 
+#: The end of a call with OK and nothing else, where one message belongs.
+NO_MESSAGE = Reply(Status.INTERNAL, "the server's answer has the status OK and no message", begun=True)
+
+
 @dataclass(frozen=True, slots=True)
 class Fields:
     """The meaning of one block of an answer's headers."""

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from normfold.serving.client.transport.answers import Fields, Reply
+from normfold.serving.client.transport.answers import NO_MESSAGE, Fields, Reply
 from normfold.serving.client.transport.opening import PREFIX, PREFIX_BYTES, inflated
 from normfold.serving.errors import Status
 
@@ -99,7 +99,7 @@ class RemoteCall:
         """The answer ended with OK: it must be one message."""
         parts, self._parts = self._parts, []
         if self._size < PREFIX_BYTES:
-            self.finish(Reply(Status.INTERNAL, "the server's answer has the status OK and no message", begun=True))
+            self.finish(NO_MESSAGE)
             return
         if len(parts) > 1 and len(parts[0]) < PREFIX_BYTES:
             parts = [b"".join(parts)]

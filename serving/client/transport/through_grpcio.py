@@ -15,7 +15,7 @@ import grpc
 import grpc.aio
 
 from normfold.serving.client.transport import failures
-from normfold.serving.client.transport.answers import Reply, pushback_ms
+from normfold.serving.client.transport.answers import NO_MESSAGE, Reply, pushback_ms
 from normfold.serving.client.transport.closing import cancelled_here, closed_within
 from normfold.serving.client.transport.retries import ATTEMPTS, FACTOR, FIRST_SECONDS, RETRYABLE, Retries
 from normfold.serving.errors import Status
@@ -83,7 +83,7 @@ class GrpcioCalls:
         while True:
             try:
                 rpc = self._channel.unary_unary(path)
-                return Reply(Status.OK, "", rpc(data, timeout=seconds, metadata=self._metadata))
+                return _answered(rpc(data, timeout=seconds, metadata=self._metadata))
             except grpc.RpcError as error:
                 reply = _reply(error, self._address)
             except ValueError as error:  # grpcio's, for a closed channel
@@ -125,7 +125,7 @@ class GrpcioLoopCalls:
                 rpc = self._methods.get(path)
                 if rpc is None:
                     rpc = self._methods[path] = self._channel.unary_unary(path)
-                return Reply(Status.OK, "", await rpc(data, timeout=seconds, metadata=self._metadata))
+                return _answered(await rpc(data, timeout=seconds, metadata=self._metadata))
             except (Exception, asyncio.CancelledError) as error:
                 if (end := self._ended(error)) is not None:
                     return end
@@ -199,6 +199,11 @@ def _again(retries: Retries, path: str, reply: Reply, seconds_left: float) -> fl
     if reply.pushback_ms is None:
         return None
     return retries.pause(path, reply, seconds_left)
+
+
+def _answered(message: bytes | None) -> Reply:
+    """The end of a call that grpcio takes for a good one: with None for a message that did not come."""
+    return NO_MESSAGE if message is None else Reply(Status.OK, "", message)
 
 
 def _reply(error: Any, address: str) -> Reply:

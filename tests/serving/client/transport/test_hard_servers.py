@@ -12,6 +12,7 @@ from http import HTTPStatus
 import pytest
 
 from normfold.serving.client.client import Client, ClientError
+from normfold.serving.client.transport.choice import TRANSPORTS
 from normfold.serving.metrics.port import HttpAnswer, HttpPort
 from normfold.serving.wire import http2_frames as h2
 
@@ -100,6 +101,18 @@ def test_an_answer_that_is_none_ends_its_call_and_not_the_connection(ask, act, s
     error = failed(ask, greeted(act))
     assert error.code.name == status
     assert re.search(words, error.details), error.details
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+@pytest.mark.parametrize("packed", [None, 2], ids=["nothing", "a message of no kind"])
+def test_an_answer_with_ok_and_no_message_is_an_error_by_either_transport(ask, transport, packed):
+    def act(peer: Peer, number: int) -> None:
+        peer.headers(number, OK)
+        if packed is not None:
+            peer.data(number, framed(LIVE, packed))
+        peer.end(number, ("grpc-status", "0"))
+
+    assert failed(ask, greeted(act), transport=transport).code.name == "INTERNAL"
 
 
 def test_a_spoilt_call_leaves_the_connection_to_the_next(ask):
