@@ -13,8 +13,9 @@ import os
 import select
 import socket
 import sys
+import threading
 from collections.abc import Iterable
-from time import monotonic
+from time import monotonic, sleep
 from typing import TYPE_CHECKING, Any
 
 from normfold.serving.client.transport.destination import Endpoint
@@ -30,6 +31,8 @@ STAGGER_SECONDS = 0.25
 #: A connection whose peer acknowledges nothing for this long ends, in seconds: the peer is gone. A peer that is asked
 #: for nothing is probed after KEEPALIVE_IDLE_SECONDS, and then each KEEPALIVE_SECONDS.
 UNACKNOWLEDGED_SECONDS, KEEPALIVE_IDLE_SECONDS, KEEPALIVE_SECONDS = 30, 15, 5
+#: A Unix socket whose queue is full is tried again after this time, in seconds: Linux does not say when it has room.
+QUEUE_SECONDS = 0.01
 
 
 class Worked:
@@ -47,16 +50,16 @@ def dial(destination: Endpoint, deadline: float, worked: Address | None = None) 
     if destination.path:
         sock = socket.socket(socket.AF_UNIX)
         try:
-            sock.settimeout(_left(deadline))
-            sock.connect(destination.path)
             sock.setblocking(False)
+            while not unix_connected(sock, destination.path):
+                sleep(min(_left(deadline), QUEUE_SECONDS))
         except BaseException:
             sock.close()
             raise
         return sock, (socket.AF_UNIX, destination.path)
     attempts = _Attempts()
     try:
-        addresses = in_order((one for place in destination.places for one in named_places(*place)), worked)
+        addresses = in_order((one for place in destination.places for one in _places_by(deadline, *place)), worked)
         for number, address in enumerate(addresses):
             attempts.begin(address)
             now = monotonic()
@@ -149,6 +152,43 @@ def named_places(host: str, port: int, flags: int = 0) -> list[Any]:
         return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=flags)
     except UnicodeError as error:  # a label that is empty, or longer than 63 bytes
         raise socket.gaierror(socket.EAI_NONAME, str(error)) from None
+
+
+def _places_by(deadline: float, host: str, port: int) -> list[Any]:
+    """The same as ``named_places``, by ``deadline``. Raises OSError, or TimeoutError.
+
+    A thread asks for a name: a silent name server keeps it for half a minute, in which Python takes no Ctrl-C.
+    """
+    try:
+        return named_places(host, port, socket.AI_NUMERICHOST)
+    except socket.gaierror:  # no number
+        from queue import Empty, SimpleQueue  # here, because a number needs none of it
+
+    answer: SimpleQueue[list[Any] | OSError] = SimpleQueue()
+
+    def ask() -> None:
+        try:
+            answer.put(named_places(host, port))
+        except OSError as error:
+            answer.put(error)
+
+    threading.Thread(target=ask, name=f"the address of {host}", daemon=True).start()
+    try:
+        found = answer.get(timeout=_left(deadline))
+    except Empty:
+        raise TimeoutError from None
+    if isinstance(found, OSError):
+        raise found
+    return found
+
+
+def unix_connected(sock: socket.socket, path: str) -> bool:
+    """Whether ``sock`` is connected to the Unix socket at ``path`` now; if not, its queue is full. Raises OSError."""
+    try:
+        sock.connect(path)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def shake_hands(sock: socket.socket, tls: TlsEnd, deadline: float) -> None:

@@ -10,7 +10,15 @@ import socket
 from collections.abc import Iterable
 from typing import Any
 
-from normfold.serving.client.transport.dialling import STAGGER_SECONDS, Address, in_order, named_places, tcp_socket
+from normfold.serving.client.transport.dialling import (
+    QUEUE_SECONDS,
+    STAGGER_SECONDS,
+    Address,
+    in_order,
+    named_places,
+    tcp_socket,
+    unix_connected,
+)
 
 
 async def reached(
@@ -56,7 +64,11 @@ async def _connected(loop: asyncio.AbstractEventLoop, address: Address) -> tuple
     sock = socket.socket(socket.AF_UNIX) if address[0] == socket.AF_UNIX else tcp_socket(address[0])
     try:
         sock.setblocking(False)
-        await loop.sock_connect(sock, address[1])
+        if address[0] != socket.AF_UNIX:
+            await loop.sock_connect(sock, address[1])
+        else:  # with a full queue, sock_connect takes the socket for a connected one
+            while not unix_connected(sock, address[1]):
+                await asyncio.sleep(QUEUE_SECONDS)
     except BaseException:
         sock.close()
         raise

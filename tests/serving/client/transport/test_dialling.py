@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import itertools
 import socket
+import threading
 
 import pytest
 
@@ -111,3 +112,42 @@ def test_a_deadline_ends_a_call_that_no_address_takes(kind):
 def test_a_short_timeout_is_shared_by_the_addresses():
     with silent() as hole, serving(answers) as alive, Client(f"ipv4:{hole},{alive}") as client:
         assert client.is_live(timeout=0.24)
+
+
+def test_a_name_server_that_is_silent_does_not_keep_a_call_behind_its_deadline(monkeypatch):
+    asked, over = threading.Event(), threading.Event()
+    real = socket.getaddrinfo
+
+    def silent_server(host, *rest, flags=0, **options):
+        if flags & socket.AI_NUMERICHOST:
+            return real(host, *rest, flags=flags, **options)
+        asked.set()
+        over.wait(60)
+        raise socket.gaierror(socket.EAI_AGAIN, "temporary failure")
+
+    monkeypatch.setattr(socket, "getaddrinfo", silent_server)
+    try:
+        with Client("slow.example:1") as client, pytest.raises(ClientError, match="DEADLINE_EXCEEDED"):
+            client.is_live(timeout=0.2)
+        assert asked.is_set()
+    finally:
+        over.set()
+
+
+def test_a_unix_socket_whose_queue_is_full_is_waited_for(ask, tmp_path, monkeypatch):
+    monkeypatch.setattr("normfold.serving.client.transport.retries.FIRST_SECONDS", 0.002)
+    with contextlib.ExitStack() as stack:
+        listener = stack.enter_context(socket.socket(socket.AF_UNIX))
+        listener.bind(str(tmp_path / "s"))
+        listener.listen(0)
+        stack.enter_context(socket.socket(socket.AF_UNIX)).connect(str(tmp_path / "s"))
+
+        def serve() -> None:
+            listener.accept()[0].close()
+            with listener.accept()[0] as sock, contextlib.suppress(EOFError, OSError):
+                answers(Peer(sock))
+
+        timer = threading.Timer(0.3, serve)
+        timer.start()
+        assert ask(f"unix:{tmp_path}/s")
+        timer.join(30)
