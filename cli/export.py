@@ -171,6 +171,11 @@ def export(
     check_weights_key(weights_key, weights)
     keywords, sizes = keywords_of(config, arguments), sizes_of(time_at)
     with errors_as_messages(debug) as done, steps(quiet=as_json) as (console, progress):
+        from normfold.export.publishing.destination import check_name
+        from normfold.export.sources.named import require_files
+
+        check_name(name)
+        require_files(source, [weights] if weights is not None else [], labels, [*samples, *test_samples])
         progress("import PyTorch")
         from normfold.cli.ends import ends_of
         from normfold.export.pipeline import export_model

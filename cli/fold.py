@@ -85,14 +85,19 @@ def fold(
     sizes = sizes_of(time_at)
     beside = target.with_suffix(f".{written}") if written is not None else None
     with errors_as_messages(debug) as done, steps(quiet=as_json) as (console, progress):
-        progress("import the graph tools")
         from normfold.export.errors import PublishError
-        from normfold.export.onnx_fold import fold_file, require_place, write_file
+        from normfold.export.publishing.onnx_places import check_places, require_place
+        from normfold.export.sources.named import require_files
+
+        check_places(source, target, overwrite)
+        require_files(samples=samples)
+        if beside is not None:
+            require_place(beside, overwrite)
+        progress("import the graph tools")
+        from normfold.export.onnx_fold import fold_file, write_file
         from normfold.export.publishing import report as reports
         from normfold.export.publishing.html_report import as_html
 
-        if beside is not None:
-            require_place(beside, overwrite)
         report = fold_file(
             source,
             target,

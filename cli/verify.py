@@ -118,6 +118,12 @@ def verify(
     check_weights_key(weights_key, weights)
     code = Code([*weights], weights_key, keywords_of(config, arguments))
     with errors_as_messages(debug), steps(quiet=as_json) as (console, progress):
+        from normfold.export.sources.named import require_files
+
+        for text in (first, second):
+            require(text)
+            require_files(text if is_code(text) else "")
+        require_files(weights=weights, samples=samples)
         progress("load both")
         ends = ends_of(standardize, softmax, sigmoid)
         from normfold.export.inputs.samples import fit, read_sample
@@ -125,8 +131,6 @@ def verify(
         from normfold.export.proof.verify import Case
 
         files = [read_sample(path, allow_nonfinite) for path in samples]
-        for text in (first, second):
-            require(text)
         with prints_apart():
             sides = [*sides_of((first, second), code, inputs, files, credentials)]
             if code.weights:

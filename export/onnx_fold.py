@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 
 from normfold.export.capture.capture import DEFAULT_OPSET
-from normfold.export.errors import PublishError, SourceError
+from normfold.export.errors import PublishError
 from normfold.export.forms.variants import AUTO, check_threads, check_variant
 from normfold.export.inputs.samples import fit, read_sample
 from normfold.export.inputs.specs import parse_inputs
 from normfold.export.pipeline import Progress, fold_and_prove
 from normfold.export.proof.verify import Case
+from normfold.export.publishing.onnx_places import check_places
 from normfold.export.publishing.report import ExportReport
 from normfold.export.sources.onnx_origin import open_onnx
 from normfold.whole_file import write_first, write_whole
 
-__all__ = ["fold_file", "require_place", "write_file"]
+__all__ = ["fold_file", "write_file"]
 
 
 def fold_file(
@@ -45,19 +45,7 @@ def fold_file(
     """
     check_variant(variant)
     check_threads(threads)
-    if source.suffix != ".onnx":
-        raise SourceError(f"'{source}' is not an .onnx file; for a PyTorch network use normfold export")
-    if target.suffix != ".onnx":
-        raise PublishError(f"'{target}' is no name that verify and serve take for a graph: write '{target}.onnx'")
-    if source.exists() and target.exists() and source.samefile(target):
-        raise PublishError(
-            f"'{target}' is the file that is read: the folded graph would replace the only one that it can be compared "
-            "with; give another name, and move it over the first when it has been tried"
-        )
-    if os.path.lexists(target) and not overwrite:  # also a link that leads nowhere
-        raise PublishError(f"'{target}' exists; give another name, or --overwrite")
-    if not target.parent.is_dir():
-        raise PublishError(f"there is no directory '{target.parent}' to write '{target.name}' into")
+    check_places(source, target, overwrite)
     progress("read the graph")
     origin = open_onnx(source, parse_inputs(inputs), opset=None)
     files = [read_sample(path, allow_nonfinite) for path in samples]
@@ -77,12 +65,6 @@ def fold_file(
     progress("write")
     write_file(target, folded.content, overwrite)
     return replace(folded.report, model=target.stem, path=str(target))
-
-
-def require_place(report: Path, overwrite: bool) -> None:
-    """Raise PublishError where the report would replace what is there."""
-    if os.path.lexists(report) and not overwrite:
-        raise PublishError(f"'{report}' exists; give another name for OUT.onnx, or --overwrite")
 
 
 def write_file(path: Path, content: bytes, overwrite: bool) -> None:

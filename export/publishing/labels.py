@@ -8,6 +8,7 @@ from pathlib import Path
 from normfold.counting import counted
 from normfold.export.errors import InputSpecError
 from normfold.export.publishing.config import OutputSpec
+from normfold.export.sources.named import no_labels
 from normfold.plain_file import read_plain_text
 
 __all__ = ["label_notes", "labelled_output", "read_labels"]
@@ -24,7 +25,7 @@ def read_labels(path: Path | Sequence[str]) -> list[str]:
     try:
         text = read_plain_text(path, "utf-8-sig")
     except FileNotFoundError:
-        raise InputSpecError(f"no file of labels '{path}'") from None
+        raise no_labels(path) from None
     except UnicodeDecodeError:
         raise InputSpecError(f"the labels '{path}' are not UTF-8 text; expected one label a line") from None
     except OSError as error:

@@ -12,10 +12,11 @@ from normfold.export.errors import ExportError, InputSpecError, SourceError
 from normfold.export.inputs.samples import SampleFile, fit
 from normfold.export.inputs.specs import InputSpec, parse_inputs, specs_of_samples
 from normfold.export.sources.module_origin import open_module
+from normfold.export.sources.named import require_graph, split_source
 from normfold.export.sources.onnx_origin import open_onnx
 from normfold.export.sources.origin import Origin, Request
 from normfold.export.sources.program_origin import open_program
-from normfold.export.sources.source import NO_TORCHSCRIPT, split_source
+from normfold.export.sources.source import NO_TORCHSCRIPT
 from normfold.export.user_code import place_and_reason
 
 __all__ = ["describe", "open_origin"]
@@ -86,8 +87,7 @@ def describe(request: Request, samples: Sequence[SampleFile]) -> tuple[InputSpec
 
 
 def _refuse_options(request: Request, path: Path) -> None:
-    if not path.is_file():
-        raise SourceError(f"no file '{path}'")
+    require_graph(path)
     options = {
         "--weights": request.weights,
         "--weights-key": request.weights_key,

@@ -25,10 +25,10 @@ from torch import nn
 
 from normfold.export.errors import SourceError
 from normfold.export.plain_module import duplicate, unwrapped
-from normfold.export.sources.defined import defined_names, whole_networks
+from normfold.export.sources.named import names_file, require_code, split_source
 from normfold.export.user_code import cure_of_import, line_of_error
 
-__all__ = ["NO_TORCHSCRIPT", "Source", "load_source", "split_source"]
+__all__ = ["NO_TORCHSCRIPT", "Source", "load_source"]
 
 #: What to do with a TorchScript program.
 NO_TORCHSCRIPT = (
@@ -53,28 +53,6 @@ class Source:
     notes: tuple[str, ...] = ()
 
 
-def split_source(text: str) -> tuple[str, str]:
-    """Return (module or path, attribute) of ``text``. Raises SourceError where either is missing.
-
-    >>> split_source("nets/mynets.py:SurnameCNN")
-    ('nets/mynets.py', 'SurnameCNN')
-    """
-    place, colon, attr = text.rpartition(":")
-    if not colon or not place or not attr:
-        missing = text.rstrip(":")
-        if missing.endswith(".py") and (names := defined_names(Path(missing))):
-            whole = whole_networks(Path(missing)) or names[:1]
-            raise SourceError(
-                f"'{text}' does not say which network: expected FILE.py:NAME. The file defines {', '.join(names)}: "
-                f"{' or '.join(f'{missing}:{name}' for name in whole)}"
-            )
-        raise SourceError(
-            f"'{text}' does not name a network: expected FILE.py:NAME or package.module:NAME, "
-            f"for example {missing if missing.endswith('.py') else 'mynets.py'}:SurnameCNN"
-        )
-    return place, attr
-
-
 def load_source(text: str | nn.Module, arguments: Mapping[str, Any] | None = None) -> Source:
     """Import, build and return the network that ``text`` names, in evaluation mode; of a ready network, a copy.
 
@@ -84,7 +62,7 @@ def load_source(text: str | nn.Module, arguments: Mapping[str, Any] | None = Non
     if isinstance(text, nn.Module):
         return _copied(text)
     place, attr = split_source(text)
-    is_path = place.endswith(".py") or "/" in place
+    is_path = names_file(place)
     module = _import_file(Path(place)) if is_path else _import_module(place)
     maker = _attribute(module, attr, text)
     network = unwrapped(_build(maker, dict(arguments or {}), text))
@@ -122,10 +100,7 @@ def _copied(network: nn.Module) -> Source:
 
 
 def _import_file(path: Path) -> ModuleType:
-    if not path.is_file():
-        near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.py")], n=1, cutoff=0.75)
-        hint = f"; did you mean '{path.parent / near[0]}'?" if near else ""
-        raise SourceError(f"no file '{path}' (looked in {Path.cwd()}){hint}")
+    require_code(path)
     path = path.resolve()
     root, parts = path.parent, [path.stem]
     while (root / "__init__.py").is_file():

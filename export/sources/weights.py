@@ -31,6 +31,7 @@ from normfold.export.sources.checkpoint_keys import (
     needed_keys,
     some,
 )
+from normfold.export.sources.named import no_weights
 from normfold.export.sources.torch_file import CONVERT, read_torch
 from normfold.plain_file import read_plain_file
 
@@ -68,9 +69,7 @@ def read_checkpoint(
     try:
         content = read_plain_file(path)
     except FileNotFoundError:
-        near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*")], n=1, cutoff=0.75)
-        hint = f"; did you mean '{path.parent / near[0]}'?" if near else ""
-        raise CheckpointError(f"no file of weights '{path}'{hint}") from None
+        raise no_weights(path) from None
     except IsADirectoryError:
         raise CheckpointError(f"weights '{path}' is a directory, not a file{_within(path)}") from None
     except OSError as error:

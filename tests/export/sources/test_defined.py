@@ -8,7 +8,7 @@ import pytest
 
 from normfold.export.errors import SourceError
 from normfold.export.sources.defined import defined_names, whole_networks
-from normfold.export.sources.source import split_source
+from normfold.export.sources.named import split_source
 
 BLOCKS = """
 import torch

@@ -10,9 +10,10 @@ import pytest
 
 from normfold.export.errors import CaptureError, CheckpointError, SourceError
 from normfold.export.inputs.samples import read_sample
+from normfold.export.sources.named import split_source
 from normfold.export.sources.opening import open_origin
 from normfold.export.sources.origin import Request
-from normfold.export.sources.source import load_source, split_source
+from normfold.export.sources.source import load_source
 
 NETS = """
 import torch
