@@ -84,11 +84,8 @@ def unload(model: str, address: str, timeout: float, credentials: Credentials) -
       normfold unload surnames
     """
     with asking(address, timeout, credentials) as client:
-        known = _models(client)
-        if known is not None and model not in known:
-            raise click.ClickException(
-                f"the server has no model {model!r}; it has {', '.join(sorted(known)) or 'none'}"
-            )
+        if (said := without(client, model)) is not None:
+            raise click.ClickException(said)
         client.unload(model)
     with told_after(f"{model} is out of service"):
         click.echo(one_line(f"{model} is out of service; back again: {_command('load', model, address=address)}"))
@@ -276,9 +273,17 @@ def _say(client: Client, model: str) -> None:
     click.echo(one_line(f"{model}: version{'s' if len(ready) != 1 else ''} {', '.join(ready) or 'none'} in service"))
 
 
-def _models(client: Client) -> set[str] | None:
-    """The names of the server's models; None where the token is for some models only and may not ask."""
-    return _unless_denied(lambda: {state.model for state in client.models()})
+def without(client: Client, model: str) -> str | None:
+    """That the server has no such model, and which it has; None where it has it, or does not tell which it has."""
+    from normfold.serving.client.client import ClientError
+
+    try:
+        known = {state.model for state in client.models()}
+    except ClientError:  # the token is for some models only, or the server is one without this procedure
+        return None
+    if model in known:
+        return None
+    return f"the server has no model {model!r}; it has {', '.join(sorted(known)) or 'none'}"
 
 
 def _unless_denied(ask: Callable[[], Found]) -> Found | None:

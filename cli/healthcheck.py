@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from normfold.cli.connection import connection_options, said_of
+from normfold.cli.connection import connection_options
+from normfold.cli.control import asking, without
 from normfold.cli.needs import Need, needing
 from normfold.cli.terminal import one_line
 
@@ -68,13 +69,11 @@ def _is_url(address: str) -> bool:
 
 
 def _over_grpc(address: str, model: str, version: str, timeout: float, credentials: Credentials) -> bool:
-    from normfold.serving.client.client import Client, ClientError
-
-    try:
-        with Client(address, timeout=timeout, tls=credentials.tls, token=credentials.token) as client:
-            return client.is_model_ready(model, version) if model else client.is_ready()
-    except ClientError as error:
-        raise click.ClickException(said_of(error, address)) from None
+    with asking(address, timeout, credentials) as client:
+        ready = client.is_model_ready(model, version) if model else client.is_ready()
+        if model and not ready and (said := without(client, model)) is not None:
+            raise click.ClickException(said)
+        return ready
 
 
 def _over_http(url: str, model: str, version: str, timeout: float, credentials: Credentials) -> bool:

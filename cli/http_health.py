@@ -8,14 +8,15 @@ from urllib.parse import quote, urlsplit
 #: The port that ``normfold serve`` opens where nobody says otherwise.
 EXAMPLE = "http://127.0.0.1:8002"
 
-#: The answers that say whether something is ready; 404 is a model that the server does not have.
-_READY = {200: True, 404: False, 503: False}
+#: The answers that say whether something is ready.
+_READY = {200: True, 503: False}
 
 
 def is_ready(url: str, model: str, version: str, timeout: float) -> bool:
     """Whether the server whose HTTP port is ``url``, or its ``model``, is ready.
 
-    Raises ValueError for a wrong URL, OSError where there is no answer. No proxy of the environment is asked.
+    Raises ValueError for a wrong URL, OSError where there is no answer, or no such model. No proxy of the environment
+    is asked.
     """
     host, port = _host_and_port(url)
     path = "/readyz"
@@ -33,6 +34,8 @@ def is_ready(url: str, model: str, version: str, timeout: float) -> bool:
         raise OSError(f"{url} does not answer: {error.strerror or error}; is the server started?") from None
     finally:
         connection.close()
+    if answer.status == 404 and model:
+        raise OSError(f"the server has no model {model!r}")
     if answer.status not in _READY:
         raise OSError(f"{url} answered with {answer.status}: {said}")
     return _READY[answer.status]

@@ -13,6 +13,8 @@ from click.testing import CliRunner, Result
 
 from normfold.cli.main import main
 from normfold.protos import grpc_service as pb
+from normfold.serving.client.client import Client, ClientError
+from normfold.serving.errors import Status
 
 TWO = struct.pack("<2f", 1, 2)
 
@@ -64,7 +66,11 @@ def address() -> Iterator[str]:
     def infer(request: pb.ModelInferRequest, context: Any) -> pb.ModelInferResponse:
         return ANSWERS[request.model_name]
 
+    def ready(request: pb.ModelReadyRequest, context: Any) -> pb.ModelReadyResponse:
+        return pb.ModelReadyResponse(ready=request.name == "a")
+
     methods = {
+        "ModelReady": (ready, pb.ModelReadyRequest),
         "ModelMetadata": (metadata, pb.ModelMetadataRequest),
         "RepositoryIndex": (index, pb.RepositoryIndexRequest),
         "ModelInfer": (infer, pb.ModelInferRequest),
@@ -147,3 +153,18 @@ def test_models_with_versions_that_are_no_numbers_are_listed(address: str) -> No
     assert "v0.1.0" in result.stdout
     assert "b 2: x FP32[-1,2]" in result.stdout
     assert "\nc: no version of it is a number" in result.stdout
+
+
+def test_a_model_that_the_server_lacks_is_told_from_one_that_is_not_ready(
+    address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unknown = run("healthcheck", "--address", address, "--model", "nope")
+    assert (unknown.exit_code, unknown.stderr) == (1, "Error: the server has no model 'nope'; it has a, b, c\n")
+    there = run("healthcheck", "--address", address, "--model", "c")
+    assert (there.exit_code, "model c is not ready; for the reason" in there.stdout) == (1, True)
+
+    def no_index(client: Client, timeout: float | None = None) -> None:
+        raise ClientError(Status.UNIMPLEMENTED, "no")
+
+    monkeypatch.setattr(Client, "models", no_index)
+    assert "model nope is not ready" in run("healthcheck", "--address", address, "--model", "nope").stdout
