@@ -20,6 +20,8 @@ MADE_ROOM = "unloaded to make room: loads at its next request"
 ASLEEP = (NOT_LOADED, MADE_ROOM)
 #: The reasons of versions whose last load has not failed.
 PLAIN = (UNLOADED, *ASLEEP)
+#: What a model or a row of the index says that tells of no failure: one of these, or nothing.
+NO_FAILURE = ("", *PLAIN)
 
 
 class VersionsFound(NamedTuple):
@@ -155,7 +157,7 @@ class Entry:
         """
         again = (number for number, version in self.versions.items() if version.failed)
         numbers = tuple(sorted({*again, *dict(self.refused)}))
-        failed = self.failed or bool(numbers) or self.reason not in ("", *PLAIN)
+        failed = self.failed or bool(numbers) or self.reason not in NO_FAILURE
         return (0, *numbers) if failed and not self.can_answer else numbers
 
     @property

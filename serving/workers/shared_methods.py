@@ -13,7 +13,7 @@ from google.protobuf.message import Message
 
 from normfold.protos import grpc_service as pb
 from normfold.protos import metrics as mx
-from normfold.serving.catalog.entries import ASLEEP, LOADING, PLAIN, READY
+from normfold.serving.catalog.entries import ASLEEP, LOADING, NO_FAILURE, READY
 from normfold.serving.scheduling.statistics import Statistics
 from normfold.serving.service.snapshot import failed_sums
 
@@ -135,8 +135,9 @@ def index(
                 rows[key] = row
     # One worker has unloaded the versions of a model, where another has never loaded it.
     listed = {name for name, version in rows if version}
-    plain = {*PLAIN, ""}
-    rows = {key: row for key, row in rows.items() if row.version or row.name not in listed or row.reason not in plain}
+    rows = {
+        key: row for key, row in rows.items() if row.version or row.name not in listed or row.reason not in NO_FAILURE
+    }
     return pb.RepositoryIndexResponse(models=[row for _, row in sorted(rows.items())])
 
 
@@ -144,7 +145,7 @@ def _telling(row: pb.RepositoryIndexResponse.ModelIndex | None) -> tuple[bool, b
     """How much ``row`` says. Of several rows of one version the index has the one that says most."""
     if row is None:
         return False, False, False, ""
-    return True, row.state != READY, row.state == LOADING or row.reason not in ("", *PLAIN), row.reason
+    return True, row.state != READY, row.state == LOADING or row.reason not in NO_FAILURE, row.reason
 
 
 def _rows(answer: pb.RepositoryIndexResponse) -> Rows:
