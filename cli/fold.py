@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from normfold.cli.exporting import errors_as_messages, fold_all_option, print_re
 from normfold.cli.keywords import FOLDING_NEEDS, sizes_of, timed_sizes
 from normfold.cli.needs import needing
 from normfold.cli.output import json_of, told_after
+from normfold.finite_json import finite_json
 
 __all__ = ["fold"]
 
@@ -115,7 +115,7 @@ def fold(
         done.append(f"{target} is written")
         if beside is not None:
             try:
-                whole = as_html(report) if written == "html" else json.dumps(reports.as_json(report), indent=2) + "\n"
+                whole = as_html(report) if written == "html" else finite_json(reports.as_json(report), 2) + "\n"
                 write_file(beside, whole.encode(), overwrite)
             except PublishError as error:
                 raise PublishError(f"{error}; '{target}' is written") from None

@@ -5,14 +5,13 @@ from __future__ import annotations
 import codecs
 import errno
 import io
-import json
-import math
 import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from normfold.cli.terminal import one_line
+from normfold.finite_json import finite_json
 
 __all__ = ["json_of", "printing", "told_after"]
 
@@ -48,23 +47,8 @@ def told_after(done: str) -> Iterator[None]:
 def json_of(value: object, indent: int | None = None) -> str:
     """``value`` as JSON for standard output. Unless that is UTF-8, JSON's own escapes stand for other than ASCII.
 
-    The escapes of ``printing`` are others, which no reader of JSON takes. NaN and infinity, which JSON lacks and Python
-    would write, are texts, as in the JSON of protobuf.
+    The escapes of ``printing`` are others, which no reader of JSON takes.
     """
     out = sys.stdout
     unicode = isinstance(out, io.TextIOWrapper) and codecs.lookup(out.encoding).name == "utf-8"
-    try:
-        return json.dumps(value, ensure_ascii=not unicode, indent=indent, allow_nan=False)
-    except ValueError:
-        return json.dumps(_finite(value), ensure_ascii=not unicode, indent=indent)
-
-
-def _finite(value: object) -> object:
-    """``value`` with a text in the place of each number that is NaN or infinite."""
-    if isinstance(value, dict):
-        return {key: _finite(one) for key, one in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(one) for one in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
-    return value
+    return finite_json(value, indent, ascii_only=not unicode)

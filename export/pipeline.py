@@ -6,7 +6,6 @@ Nothing is written before the proof holds; then all files are written at once.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
@@ -58,6 +57,7 @@ from normfold.export.request import ExportRequest
 from normfold.export.sources.ends import with_ends
 from normfold.export.sources.opening import open_origin
 from normfold.export.sources.origin import Origin, Request
+from normfold.finite_json import finite_json
 from normfold.protos.datatypes import by_dtype
 
 __all__ = ["Folded", "Progress", "export_model", "fold_and_prove"]
@@ -174,7 +174,7 @@ def export_model(request: ExportRequest, progress: Progress = lambda step: None)
     version_files = {
         "model.onnx": content,
         "golden.json": golden(case.inputs, Runtime(content, optimised=True).run(case.inputs), allowed),
-        "export.json": (json.dumps(as_json(report), indent=2) + "\n").encode(),
+        "export.json": (finite_json(as_json(report), 2) + "\n").encode(),
         "report.html": as_html(report, folded.unfolded, folded.content).encode(),
     }
     publication = Publication(request.name, model_files, version_files)

@@ -37,6 +37,14 @@ def test_a_report_replaces_nothing_that_was_not_meant(folded, tmp_path):
     assert json.loads(report.read_text())["folding"]["batchnorms_after"] == 0
 
 
+def test_a_report_with_numbers_that_json_lacks_is_json(folded, tmp_path, monkeypatch):
+    from normfold.export.publishing import report as reports
+
+    monkeypatch.setattr(reports, "as_json", lambda report: {"error": float("nan")})
+    assert folded(tmp_path / "out.onnx", "--report", "json").exit_code == 0
+    assert json.loads((tmp_path / "out.json").read_text(), parse_constant=pytest.fail) == {"error": "NaN"}
+
+
 def test_a_file_that_came_while_the_fold_ran_is_kept_without_overwrite(folded, tmp_path, monkeypatch):
     from normfold.export import onnx_fold
 
