@@ -9,6 +9,7 @@ import click
 
 from normfold.cli.connection import connection_options, said_of
 from normfold.cli.output import json_of
+from normfold.cli.seconds import Seconds
 from normfold.cli.target_file import check_target
 from normfold.cli.terminal import one_line
 from normfold.counting import counted
@@ -59,7 +60,7 @@ class Numbers(click.ParamType[list[float]]):
 )
 @click.option("--rate", type=Numbers(float), help="Open loop: requests a second, sent whether or not answers come.")
 @click.option(
-    "--seconds", type=click.FloatRange(0.2, 3600), default=5.0, show_default=True, help="Time for each load and server."
+    "--seconds", type=Seconds(0.2, 3600), default=5.0, show_default=True, help="Time for each load and server."
 )
 @click.option(
     "--rounds",
@@ -91,7 +92,7 @@ class Numbers(click.ParamType[list[float]]):
     help="Connections to each server, used in turn.",
 )
 @connection_options
-@click.option("--timeout", type=click.FloatRange(0, min_open=True), default=60.0, show_default=True, help="Seconds.")
+@click.option("--timeout", type=Seconds(0, min_open=True), default=60.0, show_default=True, help="Seconds.")
 @click.option(
     "--server-pid",
     "pids",

@@ -14,6 +14,7 @@ import click
 
 from normfold.cli.connection import connection_options, said_of
 from normfold.cli.output import told_after
+from normfold.cli.seconds import Seconds
 from normfold.cli.terminal import message, one_line
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ LOADS = "model_repository"
 def _server_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """The options that say which server is asked."""
     timeout = click.option(
-        "--timeout", type=click.FloatRange(0, min_open=True), default=300.0, show_default=True, help="Seconds."
+        "--timeout", type=Seconds(0, min_open=True), default=300.0, show_default=True, help="Seconds."
     )
     address = click.option("--address", "-a", default=ADDRESS, show_default=True, help="host:port, or unix:/path.")
     return address(timeout(connection_options(command)))

@@ -10,6 +10,7 @@ import click
 from normfold.cli.connection import connection_options
 from normfold.cli.control import asking, without
 from normfold.cli.needs import Need, needing
+from normfold.cli.seconds import Seconds
 from normfold.cli.terminal import one_line
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 )
 @click.option("--model", "-m", default="", help="Ask for this model instead of the whole server.")
 @click.option("--version", default="", help="With --model: this version of it. Default: any.")
-@click.option("--timeout", type=click.FloatRange(0, min_open=True), default=2.0, show_default=True, help="Seconds.")
+@click.option("--timeout", type=Seconds(0, min_open=True), default=2.0, show_default=True, help="Seconds.")
 @connection_options
 @needing(
     Need(

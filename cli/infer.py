@@ -14,6 +14,7 @@ import click
 from normfold.array_file import DAMAGED, open_array_file, why_unread
 from normfold.cli.connection import connection_options, said_of
 from normfold.cli.output import json_of
+from normfold.cli.seconds import Seconds
 from normfold.cli.target_file import check_target
 from normfold.cli.terminal import one_line
 from normfold.plain_file import read_plain_text
@@ -50,7 +51,7 @@ _BEYOND_JSON = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 @click.option("--cast", is_flag=True, help="Cast the arrays of .npy and .npz files to the model's datatypes.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
 @click.option("--save", type=click.Path(path_type=Path, dir_okay=False), help="Write the outputs to this .npz file.")
-@click.option("--timeout", type=click.FloatRange(0, min_open=True), default=60.0, show_default=True, help="Seconds.")
+@click.option("--timeout", type=Seconds(0, min_open=True), default=60.0, show_default=True, help="Seconds.")
 def infer(
     model: str,
     inputs: tuple[str, ...],

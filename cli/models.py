@@ -14,6 +14,7 @@ from normfold.cli.connection import asks_no_server, connection_options
 from normfold.cli.control import ADDRESS, asking
 from normfold.cli.needs import needing
 from normfold.cli.output import json_of
+from normfold.cli.seconds import Seconds
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -49,7 +50,7 @@ class ListedVersion:
 @click.option("--address", "-a", default=ADDRESS, show_default=True, help="The server: host:port, or unix:/path.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--watch", is_flag=True, help="Print again every second, until Ctrl-C.")
-@click.option("--timeout", type=click.FloatRange(0, min_open=True), default=10.0, show_default=True, help="Seconds.")
+@click.option("--timeout", type=Seconds(0, min_open=True), default=10.0, show_default=True, help="Seconds.")
 @connection_options
 @needing(
     asks_no_server(

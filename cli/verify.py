@@ -116,6 +116,8 @@ def verify(
     error.
     """
     check_weights_key(weights_key, weights)
+    if is_served(first) and is_served(second):
+        raise click.ClickException("both sides are served models; one of the two must be a module or a file")
     code = Code([*weights], weights_key, keywords_of(config, arguments))
     with errors_as_messages(debug), steps(quiet=as_json) as (console, progress):
         from normfold.export.sources.named import require_files

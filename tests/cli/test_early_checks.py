@@ -36,6 +36,7 @@ CASES = {
     ("verify", "net.onnx", "nope.onnx"): "there is no file or directory 'nope.onnx'",
     ("verify", "nope.py:Net", "net.onnx"): "no file 'nope.py'",
     ("verify", "nets.py:Net", "net.onnx", "--weights", "nope.pt"): "no file of weights 'nope.pt'",
+    ("verify", "127.0.0.1:1/m", "127.0.0.1:1/n"): "both sides are served models",
     ("verify", "net.onnx", "net.onnx", "--sample", "nope.npy"): "no sample file 'nope.npy'",
 }
 
