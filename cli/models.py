@@ -90,6 +90,8 @@ def models(
                 click.clear()  # only on a terminal
             _show(rows(), as_json)
     except KeyboardInterrupt:
+        if not watch:
+            raise
         click.echo()
 
 

@@ -168,3 +168,12 @@ def test_a_model_that_the_server_lacks_is_told_from_one_that_is_not_ready(
 
     monkeypatch.setattr(Client, "models", no_index)
     assert "model nope is not ready" in run("healthcheck", "--address", address, "--model", "nope").stdout
+
+
+def test_ctrl_c_is_the_end_of_watching_and_else_no_success(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def pressed(client: Client, timeout: float | None = None) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Client, "models", pressed)
+    assert run("models", "--address", address).exit_code == 130
+    assert run("models", "--address", address, "--watch").exit_code == 0
