@@ -160,10 +160,10 @@ class SharedConnections:
         """A connection that takes a call, or why there is none; None: one must be made, or waited for."""
         if self._closed:
             return failures.CLOSED
-        silent = [one for one in self._connections if one.end.silent]
-        for connection in silent:
-            connection.listen()
-        for connection in [one for one in silent if one.end.silent and not one.end.calls][:-1]:
+        for connection in self._connections:
+            if connection.end.silent or not connection.end.calls:  # no thread reads what it says, such as of more room
+                connection.listen()
+        for connection in [one for one in self._connections if one.end.silent and not one.end.calls][:-1]:
             connection.close()  # a newer one is silent, too: that is listened to
         self._connections = [one for one in self._connections if not one.end.going_away]
         for connection in self._connections:

@@ -313,3 +313,31 @@ def test_a_stream_of_messages_passes_both_ways_and_ends_with_its_status():
         *items, last = asyncio.run(asyncio.wait_for(run(), 60))
     assert items == [b"a", b"bc", b""]
     assert (last.status.name, last.details) == ("PERMISSION_DENIED", "enough")
+
+
+@pytest.mark.parametrize("asking", ["blocking", "loop"])
+def test_a_server_that_takes_no_calls_for_a_while_is_asked_when_it_takes_them_again(monkeypatch, asking):
+    monkeypatch.setattr("normfold.serving.client.transport.sharing.MOST_CONNECTIONS", 1)
+    monkeypatch.setattr("normfold.serving.client.transport.pooling.MOST_CONNECTIONS", 1)
+
+    def later(peer: Peer) -> None:
+        peer.greet(MAX_CONCURRENT_STREAMS=0)
+        more = threading.Timer(0.2, lambda: peer.send(h2.settings({h2.MAX_CONCURRENT_STREAMS: 5})))
+        more.start()
+        while True:
+            number = peer.request()
+            if more.is_alive():  # it was sent before these SETTINGS came
+                peer.send(h2.frame(h2.RST_STREAM, 0, number, h2.REFUSED_STREAM.to_bytes(4, "big")))
+            else:
+                peer.answer(number)
+
+    async def loop(address: str) -> bool:
+        async with AsyncClient(address) as client:
+            return await client.is_live(timeout=10)
+
+    with serving(later) as address:
+        if asking == "loop":
+            assert asyncio.run(loop(address))
+        else:
+            with Client(address) as client:
+                assert client.is_live(timeout=10)
