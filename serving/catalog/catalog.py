@@ -186,10 +186,9 @@ class Catalog:
     async def _load_now(
         self, name: str, override: str | None, files: Mapping[str, bytes], asked: bool = False, again: bool = False
     ) -> None:
-        """``load``, for a caller that holds the lock of the model.
+        """``load``, with the lock held. ``asked``: a request asks for it, and gets the versions that were known before.
 
-        ``asked``: a request asks for the load, and gets the versions that were known before. ``again``: a version in
-        service stays as it is if its files and configuration are the same.
+        ``again``: a version in service stays as it is if its files and configuration are the same.
         """
         entry = self.entries.get(name)
         if entry is not None and override is None and not files and self.following.has(name, entry):
