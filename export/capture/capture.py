@@ -26,6 +26,7 @@ from normfold.counting import counted
 from normfold.export.capture import capture_errors
 from normfold.export.capture.blocks import BLOCKS, BlockSplits, TooFewBlocks
 from normfold.export.capture.guards import guards_of
+from normfold.export.capture.inner_ones import without_inner_ones
 from normfold.export.capture.lacking import LACKING
 from normfold.export.capture.linked_sizes import refuse_linked
 from normfold.export.capture.max_pool import DynamicMaxPool, restore_max_pool
@@ -69,8 +70,9 @@ def capture(
 
     Raises CaptureError with a message of :mod:`normfold.export.capture.capture_errors`, which names the user's line.
     """
-    example = _example(network, specs, sizes)
     with torch.no_grad(), _quiet(), network.held.kept():
+        sizes = without_inner_ones(lambda s: network.call(_example(network, specs, s).tensors), specs, sizes)
+        example = _example(network, specs, sizes)
         names = [name for name, _ in named_outputs(network.call(example.tensors))]
         splits, program = _traced(network, specs, example)
     capture_errors.refuse_training(program)

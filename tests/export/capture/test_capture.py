@@ -432,3 +432,31 @@ def test_an_lstm_with_a_projection_is_refused_by_its_reason() -> None:
 
     with pytest.raises(CaptureError, match="ONNX's LSTM has no projection"):
         capture(NamedNetwork(Projected().eval(), ["x"]), parse_inputs(["x=FP32[N,L,3]"]), {"N": 2, "L": 8})
+
+
+def test_a_length_that_leaves_one_position_inside_does_not_fix_the_dimension() -> None:
+    class Gated(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Conv1d(3, 4, 18), nn.Conv1d(3, 4, 18)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.tanh(self.a(x)) * torch.sigmoid(self.b(x))
+
+    network = Gated().eval()
+    for inputs in ("x=FP32[N,3,L]", "x=FP32[N,3,L:18..40:2]"):
+        agrees(network, captured(network, inputs, L=18), (2, 3, 18), (1, 3, 38))
+
+
+def test_a_recurrent_layer_that_reads_one_step_where_it_is_traced_takes_every_length() -> None:
+    class Recurrent(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.gru = nn.Conv1d(3, 4, 18), nn.GRU(4, 5, num_layers=2, batch_first=True)
+
+        def forward(self, x: Tensor) -> Tensor:
+            steps: Tensor = self.gru(self.first(x).transpose(1, 2))[0]
+            return steps
+
+    network = Recurrent().eval()
+    agrees(network, captured(network, L=18), (2, 3, 18), (1, 3, 25))
