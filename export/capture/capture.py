@@ -36,6 +36,7 @@ from normfold.export.capture.number_types import as_floats_where_mixed
 from normfold.export.capture.pieces import DynamicPieces
 from normfold.export.capture.recurrent import TRANSLATIONS, WholeRecurrence
 from normfold.export.capture.running_statistics import as_batch_norms
+from normfold.export.capture.settled import WritesLeftOut, own_copies
 from normfold.export.capture.tidy import name_dimensions, tidy
 from normfold.export.capture.window_pool import WINDOW_POOL
 from normfold.export.errors import CaptureError
@@ -87,12 +88,23 @@ def capture(
 def _traced(
     network: NamedNetwork, specs: Sequence[InputSpec], example: _Example
 ) -> tuple[BlockSplits, ExportedProgram]:
-    """Return the program; where the network works in blocks, it is traced at sizes with several."""
+    """Return the program; where the network works in blocks, it is traced at sizes with several.
+
+    Where it writes its own weights, it has run before, and the program has the weights that it wrote.
+    """
+    left_out: WritesLeftOut | None = None
     for _ in range(MOST_TRACES):
         splits = BlockSplits(specs)
         try:
-            return splits, _export(network, specs, example, True, splits)
+            with left_out or contextlib.nullcontext():
+                program = _export(network, specs, example, True, splits)
+            if left_out:
+                own_copies(program)
+            return splits, program
         except Exception as error:
+            if left_out is None and capture_errors.writes_while_it_runs(error):
+                left_out = WritesLeftOut()
+                continue
             few = next((e for e in _causes(error) if isinstance(e, TooFewBlocks)), None)
             sizes = None if few is None else sizes_with_blocks(few.blocks, specs, example.sizes)
             if sizes is None:

@@ -22,7 +22,14 @@ from normfold.export.errors import CaptureError
 from normfold.export.inputs.specs import Dimension, InputSpec
 from normfold.export.user_code import line_of_error, line_of_text
 
-__all__ = ["fixed_dimension", "refuse_quantized", "refuse_training", "refuse_training_modules", "translate"]
+__all__ = [
+    "fixed_dimension",
+    "refuse_quantized",
+    "refuse_training",
+    "refuse_training_modules",
+    "translate",
+    "writes_while_it_runs",
+]
 
 _QUANTIZED = re.compile(r"torch\.(ao\.)?nn\.(intrinsic\.)?quantized\b")
 
@@ -59,7 +66,7 @@ def translate(error: BaseException, program: ExportedProgram | None = None) -> s
             f"torch has no translation to ONNX for a call with arguments of these types{where}; most often a whole "
             "number and a size that is computed from the input are mixed"
         )
-    if "fake tensor in the exported program constant" in text:
+    if writes_while_it_runs(error):
         return (
             f"the network writes a tensor through .data while it runs, or keeps one that it made while it ran{where}, "
             "which torch cannot capture; do that once before the export (self.weight.data.clamp_()), not in forward"
@@ -80,6 +87,11 @@ def translate(error: BaseException, program: ExportedProgram | None = None) -> s
             "write it with other torch operations, or compute it outside the network"
         )
     return f"torch cannot capture the network{where}: {gist}"
+
+
+def writes_while_it_runs(error: BaseException) -> bool:
+    """Whether torch met a tensor that the network wrote through ``.data``, or kept, while it ran."""
+    return "fake tensor in the exported program constant" in _all_text(error)
 
 
 def fixed_dimension(name: str, specs: Sequence[InputSpec], size: int, line: str, error: BaseException) -> str:

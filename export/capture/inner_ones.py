@@ -69,13 +69,12 @@ def _shapes(run: Callable[[Sizes], Any], sizes: Sizes) -> list[tuple[object, tor
 
 
 def _ones(found: Sequence[tuple[object, torch.Size]], wider: Sequence[tuple[object, torch.Size]]) -> bool:
-    """Whether a size is 1 in ``found`` and more in ``wider``, as far as both are results of the same calls."""
-    for (call, shape), (other, more) in zip(found, wider, strict=False):
-        if call != other or len(shape) != len(more):
-            return False
-        if any(a == 1 < b for a, b in zip(shape, more, strict=True)):
-            return True
-    return False
+    """Whether a size is 1 in ``found`` and more in ``wider``, where the network takes the same path in both."""
+    if [(call, len(shape)) for call, shape in found] != [(call, len(shape)) for call, shape in wider]:
+        return False
+    return any(
+        a == 1 < b for (_, shape), (_, more) in zip(found, wider, strict=True) for a, b in zip(shape, more, strict=True)
+    )
 
 
 class _Recorder(TorchFunctionMode):

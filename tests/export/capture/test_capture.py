@@ -460,3 +460,28 @@ def test_a_recurrent_layer_that_reads_one_step_where_it_is_traced_takes_every_le
 
     network = Recurrent().eval()
     agrees(network, captured(network, L=18), (2, 3, 18), (1, 3, 25))
+
+
+def test_a_limit_on_the_weights_in_forward_is_applied_once_and_captured() -> None:
+    class Limited(nn.Conv1d):
+        def forward(self, x: Tensor) -> Tensor:
+            self.weight.data = torch.renorm(self.weight.data, p=2, dim=0, maxnorm=0.5)
+            self.bias.data.clamp_(min=0)  # type: ignore[union-attr]
+            return super().forward(x)
+
+    network = Net(Limited(8, 4, 3)).eval()
+    weight = network.tail.weight
+    given = weight.detach().clone()
+    model = captured(network)
+    assert torch.equal(weight, given), "the network is given back as it was"
+    agrees(network, model, (2, 3, 18), (1, 3, 31))
+
+
+def test_a_network_that_takes_another_path_at_the_larger_size_is_traced_where_it_was_asked_to_be() -> None:
+    class Halving(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            while x.shape[-1] > 1:
+                x = F.max_pool1d(x * 2, 2)
+            return x
+
+    agrees(Halving().eval(), captured(Halving(), "x=FP32[N,3,L:16..31]", L=16), (2, 3, 16), (1, 3, 16))
