@@ -61,6 +61,9 @@ def sizes_of_both(
         return sizes
     if found.trace != sizes.trace:
         return sizes  # the graph does not even take what it was traced with: that is no question of bounds
+    ends = {d.name: (d.high, d.step or 1) for d in dimensions(sizes.specs)}
+    if any((d.high, d.step or 1) != ends[d.name] for d in dimensions(found.specs)):
+        return sizes  # an end above, or steps: the conditions noted at the capture say why, and which
     low = {d.name: d.low or 1 for d in dimensions(found.specs)}
     before = {d.name: d.low or 1 for d in dimensions(sizes.specs)}
     above = [s for s in sizes.proof if all(s[name] >= size for name, size in low.items())]

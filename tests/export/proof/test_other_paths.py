@@ -260,3 +260,27 @@ def test_another_path_for_a_batch_of_one_is_named_with_its_size(tmp_path: Path) 
     said = "not the network.*At the other sizes it is the network; with N = 1 that takes another path there: give that"
     with pytest.raises(normfold.ExportError, match=said):
         exported(alone, tmp_path, "x=FP32[N,4,9]")
+
+
+def padded_where_it_is_odd(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    up = F.interpolate(F.max_pool1d(y, 4), scale_factor=4.0)
+    if up.shape[-1] != y.shape[-1]:
+        up = F.pad(up, (0, y.shape[-1] - up.shape[-1]))
+    return up + y
+
+
+def cropped_by_an_eighth(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    pooled = F.max_pool1d(y, 8)
+    crop = pooled.shape[-1] // 8
+    return pooled[:, :, crop:-crop] if crop else pooled
+
+
+def test_where_the_graph_refuses_a_size_the_message_names_the_steps_that_it_takes(tmp_path: Path) -> None:
+    with pytest.raises(normfold.ExportError, match=re.escape("in steps: L:8..:4")):
+        exported(padded_where_it_is_odd, tmp_path)
+    exported(padded_where_it_is_odd, tmp_path, "x=FP32[N,4,L:8..:4]")
+
+
+def test_where_an_output_has_another_shape_from_a_size_on_the_range_ends_there(tmp_path: Path) -> None:
+    _, report = exported(cropped_by_an_eighth, tmp_path)
+    assert "L from 8 to 63" in str(report.limits)
