@@ -73,6 +73,10 @@ class _Known(fx.Proxy):
         return value
 
 
+#: How Python calls such a proxy in an error.
+KNOWN = _Known.__name__
+
+
 class Tracer(fx.Tracer):
     """Records the call of a layer of ``torch.nn``, or of a subclass that computes the same, as one call.
 

@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from normfold.export.errors import CaptureError, FoldError
 from normfold.export.fold.modules.inplace import out_of_place
-from normfold.export.fold.modules.tracer import Tracer
+from normfold.export.fold.modules.tracer import KNOWN, Tracer
 from normfold.export.plain_module import duplicate, unwrapped, with_plain_weights
 from normfold.export.state import kept_state, message, other_inputs
 from normfold.export.user_code import first_line, line_of_error
@@ -61,9 +61,7 @@ def traced(module: nn.Module, example: tuple[Any, ...]) -> fx.GraphModule:
         graph = tracer.trace(root, concrete_args=dict(defaults) or None)
     except Exception as error:
         where = line_of_error(error) or name
-        raise FoldError(
-            f"{name}: torch.fx cannot trace the network: {where}: {first_line(error)}; {_OTHERWISE}."
-        ) from error
+        raise FoldError(f"{name}: torch.fx cannot trace the network: {where}: {_why(error)}{_OTHERWISE}.") from error
     _forget(graph, defaults)
     for node in graph.nodes:
         if isinstance(node.type, str):  # pickle cannot import an annotation that was not evaluated
@@ -74,6 +72,17 @@ def traced(module: nn.Module, example: tuple[Any, ...]) -> fx.GraphModule:
     graph_module.graph.lint()
     graph_module.recompile()
     return graph_module
+
+
+def _why(error: BaseException) -> str:
+    """Return what an error says, without the name of the class that stands for a value, and what to do."""
+    text = first_line(error).replace(f"'{KNOWN}' object", "a size or a value that is computed from the input")
+    if "interpreted as an integer" not in text:
+        return f"{text}; "
+    return (
+        f"{text}. Write int() around the size, as in range(int(x.shape[-1])), and give fold() example inputs: the "
+        "folded network then takes their sizes only. Or "
+    )
 
 
 def refuse_state(module: nn.Module, inputs: tuple[Any, ...]) -> None:

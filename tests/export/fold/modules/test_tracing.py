@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import pickle
 import warnings
+from typing import Any
 
 import pytest
 import torch
@@ -232,3 +233,23 @@ def test_anything_else_is_refused(model: object) -> None:
         TypeError, match=r"expected a torch.nn.Module, an onnx.ModelProto, an onnx_ir.Model or the path"
     ):
         fold(model)  # type: ignore[call-overload]
+
+
+def test_a_loop_over_a_length_is_refused_in_the_words_of_the_user_and_the_advice_works() -> None:
+    class Looped(nn.Module):
+        def __init__(self, whole: Any) -> None:
+            super().__init__()
+            self.body, self.whole = nn.Sequential(*block(3, 4), nn.Conv1d(4, 2, 1)), whole
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.body(x)
+            return torch.stack([y[:, :, n] * (n + 1) for n in range(self.whole(y.shape[-1]))])
+
+    x = torch.randn(2, 3, 9)
+    with pytest.raises(FoldError, match=r"Write int\(\) around the size.*Or export it with") as refused:
+        fold(Looped(lambda size: size), x)
+    assert "_Known" not in str(refused.value)
+    network = Looped(int).eval()
+    folded, report = fold(network, x)
+    assert report.affines_after == 0
+    assert torch.allclose(folded(x), network(x), atol=1e-4)
