@@ -7,6 +7,7 @@ call on.
 
 from __future__ import annotations
 
+import inspect
 from collections import OrderedDict, defaultdict, deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -44,7 +45,7 @@ class Held:
     def __init__(self, network: nn.Module):
         # lazy ones get their values in the first run
         lazy = any(nn.parameter.is_lazy(t) for t in (*network.parameters(), *network.buffers()))
-        owners = {} if lazy else dict(network.named_modules())
+        owners = {} if lazy else {**_borrowed(network), **dict(network.named_modules())}
         self._saved = {name: (owner, _copied(owner)) for name, owner in owners.items()}
         self._tensors = {id(t): t for owner in owners.values() for t in _tensors(owner)}
 
@@ -160,6 +161,21 @@ class _Value:
 
 
 _MISSING = _Value(None, -1)
+
+
+def _borrowed(network: nn.Module) -> dict[str, nn.Module]:
+    """Return the modules that a forward() uses by the name of a variable around it, without being their owner."""
+    found: dict[str, nn.Module] = {}
+    for module in network.modules():
+        forward = inspect.unwrap(getattr(module.forward, "__func__", module.forward))
+        if type(module).__module__.startswith("torch.") or not inspect.isfunction(forward):
+            continue
+        with suppress(ValueError):  # a variable that has no value yet
+            variables = inspect.getclosurevars(forward)
+            for name, value in (variables.globals | variables.nonlocals).items():
+                if isinstance(value, nn.Module):
+                    found |= {f"{name}.{inner}" if inner else name: part for inner, part in value.named_modules()}
+    return found
 
 
 def _table(owner: nn.Module, kind: str) -> dict[str, Any]:

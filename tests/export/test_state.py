@@ -297,3 +297,22 @@ def test_a_streaming_network_is_not_published(directory: Path) -> None:
     assert done.exit_code == 1
     assert done.stderr.startswith("Error: the network writes its buffer `0.past` when it runs (`2.past` too), so its")
     assert not (directory / "r").exists()
+
+
+def test_a_module_of_the_code_around_forward_is_left_as_it_is_and_its_state_is_found() -> None:
+    norm, past = nn.BatchNorm1d(3), CachedConv()
+
+    class Borrowing(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            y: Tensor = past(norm(x))
+            return y
+
+    network, x = Borrowing().eval(), torch.randn(2, 3, 9)
+    with Held(network).kept():
+        network(x)
+        assert norm.num_batches_tracked == 1
+    assert norm.num_batches_tracked == 0
+    assert not norm.running_mean.any()  # type: ignore[union-attr, operator]
+    written = kept_state(network, lambda number: network(other_inputs(x, number)))
+    assert written is not None
+    assert "past.past" in {w.name for w in written}
