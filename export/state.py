@@ -172,7 +172,7 @@ def _borrowed(network: nn.Module) -> dict[str, nn.Module]:
             continue
         with suppress(ValueError):  # a variable that has no value yet
             variables = inspect.getclosurevars(forward)
-            for name, value in (variables.globals | variables.nonlocals).items():
+            for name, value in {**variables.globals, **variables.nonlocals}.items():
                 if isinstance(value, nn.Module):
                     found |= {f"{name}.{inner}" if inner else name: part for inner, part in value.named_modules()}
     return found
