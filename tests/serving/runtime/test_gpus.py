@@ -114,7 +114,7 @@ def load(monkeypatch, models, tmp_path):
         written = config.parse(text)
         assert config.check(written, "m") == []
         folder = Repository(tmp_path).models()["m"]
-        chosen = loading.LoadOptions(Device(device, index), 4, **options)
+        chosen = loading.LoadOptions(Device(device, index), 4, inline_seconds=0.0, **options)  # all on threads
         return loading.load(folder, written, 1, chosen, executor), made
 
     yield load
