@@ -153,7 +153,7 @@ def verify(
 
 
 def _print_ends(texts: tuple[str, str], ends: Ends, console: PlainConsole) -> None:
-    """Where a version holds more than its network (--standardize, …) and this command has no such option, say so."""
+    """Say where a version holds more than its network (--standardize, …), if this command was not told so."""
     from rich.markup import escape
 
     if ends.anything:

@@ -16,7 +16,7 @@ from normfold.export.inputs.specs import Dimension
 
 __all__ = ["Guard"]
 
-#: All sizes up to this many steps from the traced one are looked at; further away, those near the guard's numbers.
+#: All sizes up to this many steps from the traced one are looked at; further away only some, see ``Guard._probes``.
 NEAR = 4096
 
 
@@ -56,9 +56,9 @@ class Guard:
             last, held = steps, now
 
     def _probes(self, traced: int, way: int, most: int) -> list[int]:
-        """Return the steps of ``way`` to look at: all up to NEAR, powers of two, and those to the guard's numbers.
+        """Return the steps of ``way`` to look at, up to ``most``.
 
-        None is above ``most``.
+        They are all up to NEAR, the powers of two, ``most``, and those near the guard's numbers.
         """
         found = {*range(1, min(most, NEAR) + 1), most}
         near = {*self.numbers, *(a * b for a, b in product(self.numbers, repeat=2))}

@@ -32,7 +32,7 @@ Array = NDArray[Any]
 PART_BYTES = 64 << 20
 
 #: When the server is idle, a session keeps the memory of runs that took at most KEPT_BYTES. Answers are in that memory
-#: until their clients take them, so KEPT_ANSWERS at a time may make a session keep more.
+#: until their clients take them, so more than KEPT_ANSWERS at a time make a session keep more.
 KEPT_BYTES = 8 << 20
 KEPT_ANSWERS = 8
 
@@ -59,7 +59,8 @@ class SizedRun:
         self._largest = 0
         #: Output -> the rows of a part of another size than most, in which it had as many rows as the inputs.
         self._by_rows: dict[str, int] = {}
-        #: A run with inputs of at most this size takes at most PART_BYTES: it is neither cut nor refused. In bytes.
+        #: A run with inputs of at most this size takes at most PART_BYTES: unless the graph makes strings, it is
+        #: neither cut nor refused. In bytes.
         self._ordinary_bytes = memory.most_input_bytes(PART_BYTES)
         growth = session.text_growth
         #: What the strings that the graph makes take; None: nothing, or nobody can know.

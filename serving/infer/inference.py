@@ -131,7 +131,7 @@ class Inference:
         return None if model is None or model.scheduler.free else self._refusal(model, head, size, left, by)
 
     def _named(self, data: bytes) -> Model | None:
-        """The model that ``data`` names, found without parsing the request; None if it is not at its usual place."""
+        """The model that ``data`` names, found without parsing it; None if it is not at its usual place, or unknown."""
         named = model_named(data)
         try:
             return None if named is None else self._catalog.find(*named)

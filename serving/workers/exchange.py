@@ -218,7 +218,7 @@ class Exchange:
         return second
 
     async def _alike(self, asked: AskAll, answers: Mapping[int, WorkerAnswer]) -> Mapping[int, WorkerAnswer]:
-        """``answers``; or, where workers have loaded a model from different files, the answers to one more load in all.
+        """``answers``; where workers have loaded a model from different files, those to another load in all.
 
         Somebody has written to the files while the workers read them.
         """

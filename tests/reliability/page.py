@@ -12,7 +12,8 @@ What becomes of requests while servers are killed, stopped, flooded, overloaded 
 server's memory stays the same over many reloads.
 
 `make chaos`, `make fuzz` and `make soak` measure this, and each writes its section of this page. Short forms of all
-three run with the tests: `tests/reliability`, `tests/fuzz`, `tests/soak`. The other sections were measured by hand.
+three run with the tests: `tests/reliability`, `tests/fuzz`, `tests/soak`. The other sections say how they
+were measured.
 """
 
 
