@@ -104,7 +104,7 @@ def test_a_model_whose_warm_up_answers_without_the_rows_of_its_input_is_not_batc
     assert "run together" not in caplog.text
     models.write(tmp_path, HEAD + " g (float[N,4] x) => (int64[M,2] y) { z = NonZero (x) y = Transpose (z) }")
     load(batched)
-    assert "model 'm' version 1: an output does not have the rows of its input, so no requests run" in caplog.text
+    assert "model 'm' version 1: no requests for its output 'y' run together" in caplog.text
 
 
 def test_a_golden_input_that_has_no_rows_and_a_default_does_not_end_batches(load, tmp_path, models, caplog):
