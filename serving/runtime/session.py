@@ -148,7 +148,7 @@ class Session:
             if lacks_memory(error):
                 raise OutOfMemory("the server has not enough memory to run the model on this input") from error
             if isinstance(error, UnicodeDecodeError):
-                raise InvalidRequest("the model answers with text that is not UTF-8") from error
+                raise InvalidRequest("the model has strings or names that are not UTF-8") from error
             raise InvalidRequest(f"the model cannot take this input: {reason(error)}") from error
         return [_bytes(a) if self._datatypes[n] is BYTES else a for n, a in zip(outputs, answers, strict=True)]
 
@@ -291,7 +291,7 @@ def _bytes(array: Array) -> Array:
 
 
 #: The exceptions of a run with shapes or values that the model cannot take; RuntimeError comes from bound tensors,
-#: UnicodeDecodeError from strings in the model's file. Any other exception is a mistake of this program.
+#: UnicodeDecodeError from strings, and names in errors, of the model's file. Any other is a mistake of this program.
 _RUN_ERRORS: tuple[type[Exception], ...] = (
     RuntimeError,
     UnicodeDecodeError,

@@ -93,8 +93,16 @@ def test_strings_of_a_model_that_are_not_utf8_are_its_fault():
     model.graph.initializer.append(helper.make_tensor("texts", TensorProto.STRING, [2], ["caf\xe9".encode(), b"\xff"]))
     made = session(model.SerializeToString())
     assert made.run({"x": np.int64([0, 0])}, ["y"])[0].tolist() == ["caf\xe9".encode()] * 2
-    with pytest.raises(InvalidRequest, match="the model answers with text that is not UTF-8"):
+    with pytest.raises(InvalidRequest, match="the model has strings or names that are not UTF-8"):
         made.run({"x": np.int64([0, 1])}, ["y"])
+
+
+def test_an_error_of_a_node_whose_name_is_not_utf8_does_not_blame_the_answer():
+    model = parser.parse_model(HEAD + " g (float[N] x, int64[1] s) => (float[M] y) { y = Reshape (x, s) }")
+    model.graph.node[0].name = "node"
+    made = session(model.SerializeToString().replace(b"\x1a\x04node", b"\x1a\x04n\xf6de"))
+    with pytest.raises(InvalidRequest, match="the model has strings or names that are not UTF-8"):
+        made.run({"x": np.ones(3, np.float32), "s": np.int64([5])}, ["y"])
 
 
 def test_a_model_from_strings_to_bfloat16_is_a_load_error():
