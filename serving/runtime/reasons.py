@@ -8,8 +8,9 @@ from normfold.serving.errors import Hindered, LoadError
 
 #: The beginning of an error, which onnxruntime repeats where one error has another as its cause.
 _NUMBER = re.compile(r"\[ONNXRuntimeError\] : \d+ : \w+ : ")
-#: Which node failed; the sentence behind it says why.
-_NODE = re.compile(r"Non-zero status code returned while running .*?Status Message: ", re.DOTALL)
+#: Which node failed; the sentence behind it says why, if there is one.
+_NODE = re.compile(r"Non-zero status code returned while running (?P<operator>\S*).*?Status Message: ", re.DOTALL)
+_NO_REASON = r"its \g<operator> node fails, and onnxruntime gives no reason"
 #: A place in a source file, with the space behind it.
 _PLACE = re.compile(r"(?P<folder>\S*/)?\w[\w.-]*\.(?:cc|cpp|cu|cuh|h|hpp):\d+ ")
 #: The rest of a signature behind its closing bracket.
@@ -36,10 +37,10 @@ def reason(error: Exception) -> str:
     >>> reason(Exception("size != 0 && (a % size) == 0 was false. It cannot be reshaped."))
     'It cannot be reshaped.'
     >>> reason(Exception("Non-zero status code returned while running ArgMax node. Name:'' Status Message: "))
-    "Non-zero status code returned while running ArgMax node. Name:'' Status Message:"
+    'its ArgMax node fails, and onnxruntime gives no reason'
     """
     whole = _NUMBER.sub("", str(error))
-    text = _NODE.sub("", whole) or whole  # some nodes give no reason
+    text = _NODE.sub("", whole) or _NODE.sub(_NO_REASON, whole)
     while place := _PLACE.search(text):
         text = text[: place.start()] + text[_function_end(text, place) :]
     return _CONDITION.sub("", " ".join(text.split()))
