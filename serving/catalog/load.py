@@ -82,7 +82,8 @@ def load(folder: Files, written: mc.ModelConfig, version: int, options: LoadOpti
         if measured:
             tuning.keep(data, session.settings.intra_op_threads)
             full = _complete(written, folder.name, session, options)
-    times = RunTimes(0.0 if session.numbers_decide else options.inline_seconds)
+    on_gpus = session.device != "cpu" and sum(counts.values()) > 1  # runs on the loop would come one after the other
+    times = RunTimes(0.0 if session.numbers_decide or on_gpus else options.inline_seconds)
     odd = warmup.run(session, samples, list(contract.outputs), lambda feeds, ns: times.of(feeds).note(ns))
     others = []
     for device in rest if session.device != "cpu" else ():

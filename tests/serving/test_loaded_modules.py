@@ -9,6 +9,9 @@ import pytest
 
 #: What knows models, or is slow to load.
 MODELS = ("onnxruntime", "normfold.serving.catalog", "normfold.serving.infer", "normfold.serving.runtime")
+#: The supervisor knows how workers report a model (catalog/served.py), and nothing else of the catalog.
+SUPERVISOR = (*(f"normfold.serving.catalog.{name}" for name in ("catalog", "entries", "model", "repository")),
+              *(name for name in MODELS if name != "normfold.serving.catalog"), "grpc", "numpy", "google.protobuf")  # fmt: skip
 SCRIPT = "import sys, {module}; print(*sorted(name for name in {names} if name in sys.modules))"
 
 
@@ -20,7 +23,7 @@ SCRIPT = "import sys, {module}; print(*sorted(name for name in {names} if name i
         ("normfold.serving.errors", (*MODELS, "grpc")),
         ("normfold.serving.rpc.methods", (*MODELS, "grpc")),
         ("normfold.serving.settings", (*MODELS, "grpc", "numpy", "google.protobuf")),
-        ("normfold.serving.workers.supervisor", (*MODELS, "grpc", "numpy", "google.protobuf")),
+        ("normfold.serving.workers.supervisor", SUPERVISOR),
     ],
 )
 def test_a_part_does_not_load_what_it_does_not_need(module, absent):

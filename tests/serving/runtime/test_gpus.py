@@ -114,7 +114,8 @@ def load(monkeypatch, models, tmp_path):
         written = config.parse(text)
         assert config.check(written, "m") == []
         folder = Repository(tmp_path).models()["m"]
-        chosen = loading.LoadOptions(Device(device, index), 4, inline_seconds=0.0, **options)  # all on threads
+        options = {"inline_seconds": 0.0} | options  # all on threads
+        chosen = loading.LoadOptions(Device(device, index), 4, **options)
         return loading.load(folder, written, 1, chosen, executor), made
 
     yield load
@@ -152,6 +153,21 @@ def test_a_model_has_a_session_on_each_gpu_all_of_them_warm_and_says_so(load):
     assert loaded.describe().endswith("on cuda:1, cuda:0")
     x = np.ones((1, 4), np.float32)
     np.testing.assert_array_equal(loaded.run({"x": x}, ["y"])[0], 2 * x)
+
+
+def test_runs_on_several_gpus_stay_on_threads_however_short_they_are(load):
+    """On the event loop they would come one after the other, and one GPU alone would have work."""
+    x = {"x": np.ones((1, 4), np.float32)}
+    for text, together in [
+        ("", False),
+        ("instance_group { gpus: [0, 1] }", True),
+        ("instance_group { count: 2 }", True),
+    ]:
+        loaded, _ = load(text, inline_seconds=10.0)
+        run_time = loaded.scheduler.times.of(x)
+        for _ in range(10):
+            run_time.note(1000)
+        assert run_time.inline is not together
 
 
 def test_a_model_that_names_no_gpu_has_one_session_on_the_servers(load):
