@@ -8,7 +8,7 @@ from importlib.metadata import version
 from typing import Any
 
 from benches.machine import machine
-from benches.serving import beside, floor, guarded, overload
+from benches.serving import beside, detour, floor, guarded, overload
 from benches.serving.aims import aims
 from benches.serving.ratios import ratio
 from benches.serving.roster import REQUIREMENTS, peers
@@ -126,6 +126,7 @@ SECTIONS: dict[str, Callable[[Figures], str]] = {
     "floor": floor.section,
     "guarded": guarded.section,
     "beside": beside.section,
+    "detour": detour.section,
     "overload": overload.section,
 }
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 from benches.ports import free_ports
-from benches.serving import beside, floor, guarded, overload
+from benches.serving import beside, detour, floor, guarded, overload
 from benches.serving.networks import MAX_BATCH, identity, publish, tiny, wide
 from benches.serving.roster import CONFIG, FRONTENDS, Command, ask_grpc, echo, peers, serve
 from benches.serving.running import CannotRun, Running, environment, running, started
@@ -236,5 +236,6 @@ SCENARIOS: dict[str, Callable[[Bench], Figures]] = {
     "floor": lambda bench: floor.floor(bench.seconds / 2, bench.rounds, bench.work),
     "guarded": lambda bench: guarded.guarded(bench.seconds, bench.rounds, bench.work),
     "beside": lambda bench: beside.beside(2 * bench.seconds, bench.rounds, bench.work),
+    "detour": lambda bench: detour.detour(bench.seconds, bench.rounds, bench.work),
     "overload": lambda bench: overload.overload(2 * bench.seconds, bench.work),
 }

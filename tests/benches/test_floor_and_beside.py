@@ -1,4 +1,4 @@
-"""The tables of the floor and of models beside each other: invented figures, with the results by hand."""
+"""The tables of the floor, of models beside each other and of the detour: invented figures, with the results by hand."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 import pytest
-from benches.serving import beside, floor, h2load
+from benches.serving import beside, detour, floor, h2load
 from benches.serving.running import CannotRun
 
 
@@ -30,6 +30,15 @@ def test_what_is_beside_is_compared_within_its_round():
     text = beside.section({"rows": rows})
     assert "ms | 1.00 | 3.00 | 2.00 (1.00 to 3.00) |" in text
     assert "2 workers | 1,000 | 900 | 0.90 (0.90 to 0.90) |" in text
+
+
+def test_a_run_on_the_loop_is_compared_with_one_on_threads_within_its_round():
+    common = {"cpus": 1, "length": 64, "run_us": 71.6, "in_flight": 16}
+    loop = [{"per_second": 3000.0, "cpu_us": 50.0}, {"per_second": 1000.0, "cpu_us": 60.0}]
+    threads = [{"per_second": 1000.0, "cpu_us": 100.0}, {"per_second": 1000.0, "cpu_us": 100.0}]
+    rows = [common | {"place": "event loop", "rounds": loop}, common | {"place": "threads", "rounds": threads}]
+    text = detour.section({"rows": rows})
+    assert "| 1 | 72 | 16 | 1,000, 2,000 | 100, 55 | 2.00 (1.00 to 3.00) | 0.55 (0.50 to 0.60) |" in text
 
 
 @pytest.mark.parametrize(
