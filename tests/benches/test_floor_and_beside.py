@@ -1,4 +1,4 @@
-"""The tables of the floor, of models beside each other and of the detour: invented figures, with the results by hand."""
+"""The tables of the floor, of models beside each other and of the detour: invented figures, results by hand."""
 
 from __future__ import annotations
 
