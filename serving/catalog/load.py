@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from concurrent.futures import Executor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from normfold.protos import model_config as mc
 from normfold.serving.catalog import config, golden, labels, proved, warmup
@@ -20,7 +20,7 @@ from normfold.serving.runtime.devices import Device
 from normfold.serving.runtime.session import Session
 from normfold.serving.runtime.settings import SessionSettings
 from normfold.serving.runtime.tuning import Tuning, choose
-from normfold.serving.scheduling.inline import INLINE_SECONDS, RunTimes
+from normfold.serving.scheduling.inline import INLINE_SECONDS, LoopTurn, RunTimes
 from normfold.serving.wording import quoted
 
 log = logging.getLogger(__name__)
@@ -43,6 +43,8 @@ class LoadOptions:
     threads: int = 0
     #: Runs shorter than this stay on the event loop. 0: none stays.
     inline_seconds: float = INLINE_SECONDS
+    #: The turn of the event loop on which the models run.
+    turn: LoopTurn = field(default_factory=LoopTurn, compare=False)
     #: Measures how many threads are best for a run, where neither ``threads`` nor config.pbtxt sets the number; None:
     #: the number follows from the size of the model file.
     tuning: Tuning | None = None
@@ -82,8 +84,8 @@ def load(folder: Files, written: mc.ModelConfig, version: int, options: LoadOpti
         if measured:
             tuning.keep(data, session.settings.intra_op_threads)
             full = _complete(written, folder.name, session, options)
-    on_gpus = session.device != "cpu" and sum(counts.values()) > 1  # runs on the loop would come one after the other
-    times = RunTimes(0.0 if session.numbers_decide or on_gpus else options.inline_seconds)
+    stays = session.device == "cpu" and not session.numbers_decide
+    times = RunTimes(options.inline_seconds if stays else 0.0, options.turn)
     odd = warmup.run(session, samples, list(contract.outputs), lambda feeds, ns: times.of(feeds).note(ns))
     others = []
     for device in rest if session.device != "cpu" else ():

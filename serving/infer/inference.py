@@ -82,7 +82,7 @@ class Inference:
             response, read, ran = plan.run(data, identifier)
         except Exception:  # the ordinary path fails in the same way, and reports the reason
             return self._later(model, data, lambda: self._answer_checked(data))
-        plan.run_time.note(ran - read)
+        model.scheduler.ran_now(plan.run_time, ran - read)
         model.statistics.answered_at_once(plan.rows, started, read, ran, time.perf_counter_ns())
         return response
 

@@ -10,10 +10,14 @@ A run on another thread looks longer than it would be on the loop: that thread w
 processor's caches empty. So shapes whose runs elsewhere were not very long try the loop, and are measured there. A busy
 machine interrupts runs, and then they look long, too. So shapes that left the loop try it again after a pause. The
 pause is short where they had stayed for long, and doubles each time that they had not.
+
+However short they are, many runs in a row keep everything else on the event loop waiting: health, too. So the runs of
+one turn of the loop, of all models together, take TURN_SECONDS at most. Then runs go to other threads.
 """
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -44,6 +48,9 @@ STEADY = 4
 #: VERY_LONG, a short run subtracts 1. Above DOUBT the shape leaves the loop: after two very long runs in a row, or ten
 #: long ones. A single one does not suffice, because a busy machine interrupts any run now and then.
 LONG, VERY_LONG, DOUBT = 3, 16, 28
+
+#: Runs of all models on the event loop, before everything else there has its turn, in seconds.
+TURN_SECONDS = 3e-3
 
 #: Sets of shapes that are remembered for a model. A table that would exceed it is cleared, and all are learned again.
 LIMIT = 1024
@@ -91,13 +98,36 @@ class RunTime:
         self.inline, self._doubt = False, 0
 
 
+class LoopTurn:
+    """What the runs of all models have taken in this turn of the event loop."""
+
+    def __init__(self) -> None:
+        #: Whether no more runs belong on the event loop in this turn.
+        self.is_over = False
+        self._ns, self._renewing = 0, False
+
+    def spend(self, ns: int) -> None:
+        """Count a run on the event loop that took ``ns`` nanoseconds."""
+        # Nothing tells that a new turn begins, so short runs of several turns are counted together at first.
+        self._ns += ns
+        if self._ns > TURN_SECONDS * 0.5e9:
+            self.is_over = self._ns > TURN_SECONDS * 1e9
+            if not self._renewing:
+                self._renewing = True
+                asyncio.get_running_loop().call_soon(self._renew)
+
+    def _renew(self) -> None:
+        self._ns, self.is_over, self._renewing = 0, False, False
+
+
 class RunTimes:
     """The run times of one model version by the shapes of its inputs.
 
-    Runs shorter than ``bound_seconds`` run inline; with 0 none does.
+    Runs shorter than ``bound_seconds`` run inline; with 0 none does. ``turn`` is that of the event loop.
     """
 
-    def __init__(self, bound_seconds: float = 0.0) -> None:
+    def __init__(self, bound_seconds: float = 0.0, turn: LoopTurn | None = None) -> None:
+        self.turn = LoopTurn() if turn is None else turn
         self._bound_ns = int(bound_seconds * 1e9)
         self._by_shapes: dict[Shapes, RunTime] = {}
 

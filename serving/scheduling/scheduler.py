@@ -30,9 +30,6 @@ from normfold.serving.scheduling.queues import Array, Feeds, Job, Queues
 from normfold.serving.scheduling.running import MARK, Ran, Run, Running, Stoppable, unstoppable
 from normfold.serving.scheduling.statistics import RequestTiming, Statistics
 
-#: Runs of waiting requests on the event loop, before everything else there has its turn, in nanoseconds.
-TURN_NS = 3_000_000
-
 
 class Scheduler:
     """Runs the requests of one model version. Everything but the run itself happens on the event loop."""
@@ -56,12 +53,11 @@ class Scheduler:
         self._free = instances
         #: The requests under way for this version; the door of the server counts them.
         self.load = ModelLoad(instances, policy.max_rows)
-        self._queues = Queues(policy)
-        self._timer: asyncio.TimerHandle | None = None
-        #: Whether everything else on the event loop has its turn, and ``_go_on`` is certain to be called.
-        self._paused = False
         #: How long runs take, which decides which of them stay on the event loop.
         self.times = RunTimes() if times is None else times
+        self._turn = self.times.turn
+        self._queues = Queues(policy, self._turn)
+        self._timer: asyncio.TimerHandle | None = None
 
     async def submit(
         self, feeds: Feeds, rows: int, outputs: Sequence[str], priority: int, timeout_us: int
@@ -135,7 +131,17 @@ class Scheduler:
     def may_run_now(self, run_time: RunTime) -> bool:
         """Whether a request may run on the event loop at once: its run is short, and no other request waits."""
         # While an instance is free nothing waits, unless a batch may wait for more requests.
-        return (run_time.inline or run_time.tries_again()) and self._free > 0 and not self._policy.max_delay_us
+        return (
+            (run_time.inline or run_time.tries_again())
+            and self._free > 0
+            and not self._policy.max_delay_us
+            and not self._turn.is_over
+        )
+
+    def ran_now(self, run_time: RunTime, ns: int) -> None:
+        """Learn from a run on the event loop that took ``ns`` nanoseconds."""
+        run_time.note(ns)
+        self._turn.spend(ns)
 
     def _run_now(
         self, feeds: Feeds, rows: int, outputs: Sequence[str], run_time: RunTime
@@ -147,7 +153,7 @@ class Scheduler:
         if not have_rows(answer, rows):
             self.run_alone(without_rows(dict(zip(outputs, answer, strict=True)), rows))
         infer_ns = time.perf_counter_ns() - started
-        run_time.note(infer_ns)
+        self.ran_now(run_time, infer_ns)
         self._statistics.ran(rows, 0, infer_ns, 0)
         return answer, RequestTiming(0, 0, infer_ns, 0)
 
@@ -160,14 +166,8 @@ class Scheduler:
 
     def _dispatch(self, loop: asyncio.AbstractEventLoop) -> None:
         """Start runs as long as an instance is free and a batch is due."""
-        now_ns = time.perf_counter_ns()
-        until_ns = now_ns + TURN_NS
-        while self._free and not self._paused:
-            if now_ns > until_ns:
-                self._paused = True
-                loop.call_soon(self._go_on, loop)
-                return
-            batch, left_ns = self._queues.take(now_ns, self._begin)
+        while self._free:
+            batch, left_ns = self._queues.take(time.perf_counter_ns(), self._begin)
             if not batch:
                 if left_ns:
                     self._look_again(loop, left_ns)
@@ -175,16 +175,12 @@ class Scheduler:
             self._free -= 1
             if batch[0].running is None:
                 ran = self._execute(batch, self._run)
+                self._turn.spend(time.perf_counter_ns() - ran[0].started_ns)
                 self._learn(batch, ran)
                 self._finish(batch, ran)
                 self._free += 1
             else:
                 self._executor.submit(self._work, loop, batch)
-            now_ns = time.perf_counter_ns()
-
-    def _go_on(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._paused = False
-        self._dispatch(loop)
 
     def _look_again(self, loop: asyncio.AbstractEventLoop, left_ns: int) -> None:
         """Dispatch once the batch that may wait for more requests has waited enough."""
@@ -193,7 +189,7 @@ class Scheduler:
         self._timer = loop.call_later(left_ns / 1e9, self._dispatch, loop)
 
     def _begin(self, batch: list[Job]) -> None:
-        if not self._time_of(batch).inline:
+        if self._turn.is_over or not self._time_of(batch).inline:
             self._begin_elsewhere(batch)
 
     def _ran(self, loop: asyncio.AbstractEventLoop, batch: list[Job], ran: list[Ran], ended: bool) -> None:
@@ -269,7 +265,8 @@ class Scheduler:
         assert running is not None
         ran = self._execute(batch, running.run)
         following: list[Job] = []
-        if self._policy.max_delay_us or not batch[0].run_time.tries_again():  # else the event loop goes on
+        # few requests with short runs go on on the event loop
+        if self._policy.max_delay_us or self._queues.crowded or not batch[0].run_time.tries_again():
             following, _ = self._queues.take(time.perf_counter_ns(), self._begin_elsewhere)
         with contextlib.suppress(RuntimeError):  # the server has ended, and nobody waits for an answer
             loop.call_soon_threadsafe(self._ran, loop, batch, ran, not following)

@@ -17,6 +17,7 @@ from normfold.serving.runtime import gpus, session
 from normfold.serving.runtime.devices import Device
 from normfold.serving.runtime.gpus import Sessions
 from normfold.serving.runtime.tuning import Tuning
+from normfold.serving.scheduling.inline import TRIED_RUNS
 
 SECONDS = 30
 #: More requests at once than any model here has instances.
@@ -190,7 +191,7 @@ def test_a_gpu_that_is_not_there_fails_the_model_that_names_it_alone(load):
 
 
 def test_auto_on_the_cpu_has_one_session_whatever_gpus_are_named(load):
-    loaded, made = load("instance_group { gpus: [0, 1] }", device="auto")
+    loaded, made = load("instance_group { gpus: [0, 1] }", device="auto", inline_seconds=0.0)
     assert [one.device for one in made] == ["cpu"]
     assert list(loaded.config.instance_group[0].gpus) == []
     assert at_once(loaded, made) == 1
@@ -217,6 +218,15 @@ def test_threads_are_not_measured_where_a_gpu_may_run_the_model(load, tmp_path, 
 def test_gpus_that_make_no_sense_are_a_config_error(text, words):
     with pytest.raises(ConfigError, match=words):
         config.check(config.parse(text), "m")
+
+
+@pytest.mark.parametrize(("device", "stays"), [("cpu", True), ("cuda", False)])
+def test_short_runs_on_a_gpu_never_stay_on_the_event_loop(load, device, stays):
+    loaded, _ = load("", device)
+    run_time = loaded.scheduler.times.of({"x": np.ones((3, 4), np.float32)})
+    for _ in range(TRIED_RUNS):
+        run_time.note(1)
+    assert run_time.inline is stays
 
 
 @pytest.mark.cuda
