@@ -118,7 +118,7 @@ class ModelLoad:
         self._by_runs, self._by_waits = 0.0, 0.0
 
     def ran(self, seconds: float, requests: int) -> None:
-        """Learn from a run off the event loop that took ``seconds`` on its thread."""
+        """Learn from a run of requests that waited, which took ``seconds`` on its thread."""
         if requests > 1:
             self.few = self._few_together
         each = seconds / requests / self._instances
@@ -213,7 +213,8 @@ class Admission:
         """
         if waited_seconds <= self.limits.seconds / 2:
             return None
-        return Overloaded("overloaded: requests wait too long in this server, try again later", waited_seconds)
+        wait = min(waited_seconds, LONGEST_RETRY)
+        return Overloaded("overloaded: requests wait too long in this server, try again later", wait)
 
     def enter(self, load: ModelLoad | None, connection: object, size: int) -> None:
         """Count a request without a ``refusal``; its end must call ``leave`` with the same arguments."""

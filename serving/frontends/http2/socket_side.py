@@ -85,8 +85,7 @@ class SocketSide(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Greet the client."""
-        transport = cast(asyncio.Transport, transport)
-        self._transport = transport
+        self._transport = transport = cast(asyncio.Transport, transport)
         self.peer = _host_and_port(transport.get_extra_info("peername"))
         transport.set_write_buffer_limits(UNSENT_BYTES)
         sock: socket.socket | None = transport.get_extra_info("socket")
@@ -116,6 +115,7 @@ class SocketSide(asyncio.Protocol):
         """Read again, and write after that: the next data may fill the socket, and then nothing would be read."""
         self.choked = False
         self.taken += 1
+        self._came = monotonic()  # frames that are left waited for the client before
         self._count(0)
         self.finish(self.sender.unchoke())
         self._read_on()

@@ -709,8 +709,12 @@ def test_the_end_of_a_large_answer_is_sent_although_the_client_ends_its_side_bef
     on_loop(ended)
 
 
-def test_a_call_knows_how_long_its_bytes_waited_for_the_turn(clock, monkeypatch):
-    """What runs at once has no queue that could be too long: instead, requests wait in their connections."""
+@pytest.mark.parametrize(("choked", "expected"), [(False, [0.0, 0.25, 0.5]), (True, [0.0, 0.25, 0.25])])
+def test_a_call_knows_how_long_its_bytes_waited_for_the_turn(clock, monkeypatch, choked, expected):
+    """What runs at once has no queue that could be too long: instead, requests wait in their connections.
+
+    The time in which a client takes no answers is not counted.
+    """
     waited: list[float] = []
 
     def answer(data: bytes) -> bytes:
@@ -736,7 +740,10 @@ def test_a_call_knows_how_long_its_bytes_waited_for_the_turn(clock, monkeypatch)
             ))  # fmt: skip
             while len(waited) < (first + 5) // 2:
                 await asyncio.sleep(0)
+                if choked and len(waited) == (first + 3) // 2 and not connection.choked:
+                    connection.pause_writing()
+                    connection.resume_writing()
         connection.connection_lost(None)
 
     asyncio.run(serve())
-    assert waited == [0.0, 0.25, 0.5] * 2
+    assert waited == expected * 2

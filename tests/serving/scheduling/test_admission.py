@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from normfold.serving.errors import Overloaded, Status
-from normfold.serving.scheduling.admission import FEW, TELLING, Admission, ModelLoad, QueueLimits
+from normfold.serving.scheduling.admission import FEW, LONGEST_RETRY, TELLING, Admission, ModelLoad, QueueLimits
 from normfold.serving.scheduling.fair_queue import FairQueue
 
 MIB = 1 << 20
@@ -271,10 +271,10 @@ def test_a_short_line_is_not_refused_because_of_a_long_one():
         check(admission, load, "c", 1, 0.19)
 
 
-@pytest.mark.parametrize(("waited", "refused"), [(0.0, False), (0.25, False), (0.26, True)])
+@pytest.mark.parametrize(("waited", "refused"), [(0.0, False), (0.25, False), (0.26, True), (60.0, True)])
 def test_a_request_that_waited_long_in_its_connection_does_not_run_at_once_either(waited, refused):
     late = Admission(QueueLimits(seconds=0.5)).late(waited)
     assert (late is not None) == refused
     if late is not None:
         assert late.status is Status.RESOURCE_EXHAUSTED
-        assert late.retry_seconds == waited
+        assert late.retry_seconds == min(waited, LONGEST_RETRY)
