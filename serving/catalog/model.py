@@ -152,7 +152,7 @@ def _is_large(arrays: Iterable[Array]) -> bool:
 
 def _warn_alone(name: str, version: int, outputs: Iterable[str]) -> None:
     log.warning(
-        "model %s version %d: no requests for its output %s run together, which does not have the rows of the inputs; "
+        "model %s version %d: requests for %s run alone, because such an output does not have the rows of the inputs; "
         "if clients ask for it, set max_batch_size to 0 and remove dynamic_batching",
         quoted(name),
         version,

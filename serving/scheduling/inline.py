@@ -31,7 +31,7 @@ Shapes = tuple[tuple[str, tuple[int, ...]], ...]
 #: requests come one at a time, and 35 to 100 for each of 16 in flight, which share runs. With one CPU, runs on the loop
 #: were faster at every length; with two and 16 in flight, below 170 microseconds. Requests that wait for the event loop
 #: are still in their sockets, where they can be neither counted nor refused, so the bound is not higher.
-#: (2 CPUs, AMD EPYC, 2026-11-30; `python -m benches.serving detour`)
+#: (2 CPUs, AMD EPYC, 2026-11-30)
 INLINE_SECONDS = 200e-6
 #: Runs that took longer than this elsewhere do not try the event loop.
 VERY_LONG_SECONDS = 1e-3

@@ -97,14 +97,16 @@ def test_a_model_of_open_length_is_warmed_as_the_config_says(load, tmp_path, mod
     assert runs == [(2, 3, 9)] * 3
 
 
-def test_a_model_whose_warm_up_answers_without_the_rows_of_its_input_is_not_batched(load, tmp_path, models, caplog):
+def test_requests_for_an_output_that_had_not_the_rows_of_the_inputs_in_the_warm_up_run_alone(
+    load, tmp_path, models, caplog
+):
     batched = "max_batch_size: 8 dynamic_batching {}"
     models.write(tmp_path, models.scale())
     load(batched)
-    assert "run together" not in caplog.text
+    assert "run alone" not in caplog.text
     models.write(tmp_path, HEAD + " g (float[N,4] x) => (int64[M,2] y) { z = NonZero (x) y = Transpose (z) }")
     load(batched)
-    assert "model 'm' version 1: no requests for its output 'y' run together" in caplog.text
+    assert "model 'm' version 1: requests for 'y' run alone" in caplog.text
 
 
 def test_a_golden_input_that_has_no_rows_and_a_default_does_not_end_batches(load, tmp_path, models, caplog):
@@ -117,7 +119,7 @@ def test_a_golden_input_that_has_no_rows_and_a_default_does_not_end_batches(load
     ]
     (tmp_path / "1" / "golden.json").write_bytes(_golden(x, inputs=inputs))
     load("max_batch_size: 8 dynamic_batching {}")
-    assert "run together" not in caplog.text
+    assert "run alone" not in caplog.text
 
 
 def test_a_model_of_open_length_is_warmed_with_its_golden_input(load, tmp_path, models, runs):
