@@ -42,8 +42,8 @@ OPTIONS = (
         type=click.FloatRange(0, min_open=True),
         default=0.5,
         show_default=True,
-        help="Refuse a request that would wait longer for its model, by the measured time of its runs; with http2 also one "
-        "that waited half of this in its connection.",
+        help="Refuse a request that would wait longer for its model, by the measured time of its runs; with http2 also "
+        "one that waited half of this in its connection.",
     ),
     click.option(
         "--max-queue-requests",
