@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 from normfold.serving.errors import InvalidRequest, NoMemory
 from normfold.serving.process.memory_limit import MemoryBudget
 from normfold.serving.runtime.run_memory import RunMemory
-from normfold.serving.runtime.session import Session
+from normfold.serving.runtime.session import BYTES, Session
 from normfold.serving.runtime.stop import Stop
-from normfold.serving.runtime.text_growth import OBJECT_BYTES
+from normfold.serving.runtime.text_growth import OBJECT_BYTES, TextGrowth
 from normfold.serving.wording import dims
 
 Array = NDArray[Any]
@@ -38,6 +38,9 @@ KEPT_ANSWERS = 8
 
 #: A byte that is no UTF-8 goes to the model as so many.
 BYTES_OF_BYTE = 4
+
+#: Labels that take at most this part of the measured memory of a row are not counted: the measured one is too much.
+LITTLE = 1 / 16
 
 
 class SizedRun:
@@ -62,9 +65,15 @@ class SizedRun:
         #: A run with inputs of at most this size takes at most PART_BYTES: unless the graph makes strings, it is
         #: neither cut nor refused. In bytes.
         self._ordinary_bytes = memory.most_input_bytes(PART_BYTES)
-        growth = session.text_growth
-        #: What the strings that the graph makes take; None: nothing, or nobody can know.
-        self._growth = growth if growth is not None and math.isfinite(growth.times) else None
+        #: What the strings that the graph makes take; None: little or nothing, or nobody can know.
+        self._growth: TextGrowth | None = None
+        #: The most strings that it makes for each row (without a batch axis: for each run).
+        self._most_texts = math.inf
+        if (growth := session.text_growth) is not None and math.isfinite(growth.times):
+            self._most_texts = _most_texts(session, growth, batched)
+            only_labels = not growth.times and not growth.copies
+            is_little = growth.bytes(0, 0, self._most_texts) <= memory.row_bytes * LITTLE
+            self._growth = None if only_labels and is_little else growth
 
     def check(self, feeds: Mapping[str, Array], rows: int) -> None:
         """Raise NoMemory if the run of these inputs, or of one row of them, takes more memory than there is for it."""
@@ -162,6 +171,7 @@ class SizedRun:
         lengths = [len(text) if text.isascii() else BYTES_OF_BYTE * len(text) for text in texts]
         longest, share = max(lengths, default=0), part / max(rows, 1)
         elements = self._memory.of(part, int(_bytes(feeds) * share)) / OBJECT_BYTES
+        elements = min(elements, self._most_texts * (part if self._batched else 1))
         return self._growth.bytes(min(sum(lengths), math.ceil(longest * len(lengths) * share)), longest, elements)
 
 
@@ -173,6 +183,21 @@ def check_room(budget: MemoryBudget, size: int, what: str) -> None:
             f"{what} would take {_mib(size)} MiB of memory, and this server has {room} MiB for runs; ask "
             "with fewer, or start the server with a larger --memory-limit"
         )
+
+
+def _most_texts(session: Session, growth: TextGrowth, batched: bool) -> float:
+    """The most strings that the graph makes for each row, or for each run, by its outputs' shapes; inf: unknown."""
+    if not growth.tensors:
+        return math.inf
+    count = 0
+    for shape in [tensor.shape for tensor in session.outputs if tensor.datatype is BYTES]:
+        if shape is None or (batched and shape[:1] != (-1,)):
+            return math.inf
+        one = shape[1:] if batched else shape
+        if -1 in one:
+            return math.inf
+        count += math.prod(one)
+    return growth.tensors * count
 
 
 def _joined(parts: Sequence[Array]) -> Array:

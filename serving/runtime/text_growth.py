@@ -1,7 +1,8 @@
 """How large the strings become that a graph makes of those of a request.
 
 onnxruntime takes the letters of a string from the C library. Its arena has only an object of 32 bytes for each, so the
-measured memory of a run says how many strings there are at most. The graph says how long they may be:
+measured memory of a run says how many strings there are at most. That is far too many for a network with one label for
+each row, so where all strings reach an answer, its shape says it. The graph says how long they may be:
 
     a node that moves strings      what it gives is together no longer than what it takes
     StringConcat                   a string is as long as the two that it is made of
@@ -44,8 +45,10 @@ _COUNT = frozenset(
         *("RegexFullMatch", "SequenceLength", "Shape", "Size", "TfIdfVectorizer"),
     }
 )
+#: Nodes whose output has exactly the elements of their first input.
+_SAME = frozenset({"Cast", "Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"})
 #: Nodes whose first output alone is strings.
-_FIRST = frozenset({"StringSplit", "Unique"})
+_FIRST = frozenset({"LinearClassifier", "StringSplit", "SVMClassifier", "TreeEnsembleClassifier", "Unique"})
 #: The attributes with strings that a node gives, and the one that is there without any, too.
 _LABELS, _DEFAULT = ("values_strings", "values_tensor", "classlabels_strings", "cats_strings"), "default_string"
 
@@ -61,6 +64,8 @@ class TextGrowth:
     constant: float = 0.0
     #: How often such a string is in memory: that of an answer becomes objects of Python, too.
     held: int = 1
+    #: How many tensors have such strings, if each has as many elements as an output of strings; 0: it may have more.
+    tensors: int = 0
 
     def is_known(self, numbers_decide: bool) -> bool:
         """Whether ``bytes`` are the most; ``numbers_decide`` how many elements there are, or only the shapes."""
@@ -91,7 +96,8 @@ def text_growth(model: onnx.ModelProto, sent: Set[str] = frozenset()) -> TextGro
         return TextGrowth(0.0, math.inf)  # a loop may make a string longer in each round
     made: dict[str, TextGrowth] = {}
     for node in model.graph.node:
-        constants |= {name: each.t for each in node.attribute if each.name == "value" for name in node.output}
+        if node.op_type == "Constant":
+            constants |= {name: each.t for each in node.attribute if each.name == "value" for name in node.output}
         if (texts := _made(node, found, constants)) is not None:
             given = dict.fromkeys(node.output[:1] if node.op_type in _FIRST else node.output, texts)
             made |= given
@@ -103,7 +109,12 @@ def text_growth(model: onnx.ModelProto, sent: Set[str] = frozenset()) -> TextGro
     constant = max((texts.constant for texts in repeated.values()), default=0.0)
     if copies <= 2 * OWN_TIMES and not times and constant <= INLINE_BYTES:
         return None
-    return TextGrowth(copies, times, constant, 1 if answers.isdisjoint(repeated) else OWN_TIMES)
+    counted = {value.name for value in model.graph.output if value.type.tensor_type.elem_type == STRING}
+    for node in reversed(model.graph.node):
+        if node.op_type in _SAME and counted.issuperset(node.output):
+            counted |= {*node.input[:1]}
+    held = 1 if answers.isdisjoint(repeated) else OWN_TIMES
+    return TextGrowth(copies, times, constant, held, len(repeated) if counted.issuperset(repeated) else 0)
 
 
 def _made(
@@ -111,7 +122,8 @@ def _made(
 ) -> TextGrowth | None:
     """The strings that ``node`` gives; None: it gives none."""
     taken = [found[name] for name in node.input if name in found]
-    if (labels := _labels(node)) is not None and not (taken and node.op_type == "CategoryMapper"):
+    to_numbers = node.op_type == "OneHotEncoder" or (taken and node.op_type == "CategoryMapper")
+    if not to_numbers and (labels := _labels(node)) is not None:
         return labels
     if not taken:
         return TextGrowth(math.inf, 0.0, NUMBER_BYTES) if _makes(node) else None

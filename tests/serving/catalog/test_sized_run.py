@@ -451,6 +451,47 @@ def test_large_strings_that_the_graph_makes_have_the_memory_for_themselves():
     assert need > 10_000 << 16
 
 
+LABELLED = """<ir_version: 9, opset_import: ["": 20, "ai.onnx.ml": 3]>
+    labelled (float[N,L] x) => (string[N,1] y) {
+        i = ArgMax <axis = 1> (x)
+        y = ai.onnx.ml.LabelEncoder <keys_int64s = [0], values_strings = ["LABEL"]> (i)
+    }"""
+
+
+@pytest.mark.parametrize("batched", [True, False])
+@pytest.mark.parametrize(("length", "more"), [(64, 0), (1 << 20, 6 << 20)])
+def test_labels_are_counted_by_the_shape_of_the_answer(batched, length, more):
+    """Each place in memory counted as a label: a network with one label for an image needed six times as much."""
+    text = LABELLED.replace("LABEL", "a" * length)
+    made = Session(
+        parser.parse_model(text if batched else text.replace("N", "1")).SerializeToString(),
+        Device("cpu"),
+        SessionSettings(),
+    )
+    budget, feeds = MemoryBudget(300 * MIB + more), {"x": np.zeros((1, 64), np.float32)}
+    sized = SizedRun(made, RunMemory(1 << 20, 256), budget, batched, feeds)
+    sized.check({"x": np.zeros((1, 300 * 64), np.float32)}, 1)
+    budget.limit_bytes -= MIB
+    with pytest.raises(NoMemory):
+        sized.check({"x": np.zeros((1, 300 * 64), np.float32)}, 1)
+
+
+def test_a_string_that_is_made_of_one_counts_once():
+    """The least memory that is measured has places for thousands."""
+    made = Session(
+        parser.parse_model(
+            f'{TEXT} g (string[N,1] t0) => (string[N,1] y) <string[1] s = {{"!"}}> {{ y = StringConcat (t0, s) }}'
+        ).SerializeToString(),
+        Device("cpu"),
+        SessionSettings(),
+    )
+    feeds = {"t0": np.array([["a" * MIB]], object)}
+    sized = SizedRun(made, RunMemory(1 << 14, 8), MemoryBudget(8 * MIB), True, feeds)
+    sized.check(feeds, 1)
+    with pytest.raises(NoMemory):
+        sized.check({"t0": np.array([["a" * 2 * MIB]], object)}, 1)
+
+
 @pytest.mark.parametrize(("node", "warned"), [("Expand (x, s)", True), ("Identity (x)", False)])
 def test_the_log_says_where_nobody_can_know_what_strings_take(serve, tmp_path, models, caplog, node, warned):
     models.write(

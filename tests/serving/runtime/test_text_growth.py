@@ -105,3 +105,35 @@ def test_nobody_knows_what_a_loop_makes():
     assert found is not None
     assert math.isinf(found.times)
     assert not found.is_known(numbers_decide=False)
+
+
+@pytest.mark.parametrize(
+    ("graph", "tensors"),
+    [
+        ("(int64[N] x) => (string[N] y) { y = LABEL (x) }", 1),
+        ("(int64[N] x) => (string[N,1] y) <int64[1] one = {1}> { t = LABEL (x) y = Unsqueeze (t, one) }", 2),
+        ("(int64[N] x) => (string[M] y) <int64[1] k = {2}> { t = LABEL (x) y = Slice (t, k, k) }", 0),
+        ("(int64[N] x) => (float[N] y) { t = LABEL (x) y = Cast <to = 1> (t) }", 0),
+    ],
+)
+def test_strings_that_all_reach_the_answer_can_be_counted_by_its_shape(graph, tensors):
+    label = 'ai.onnx.ml.LabelEncoder <keys_int64s = [1], values_strings = ["a label longer than 15 bytes"]>'
+    found = growth(graph.replace("LABEL", label))
+    assert found is not None
+    assert found.tensors == tensors
+
+
+@pytest.mark.parametrize("node", ["OneHotEncoder", "CategoryMapper"])
+def test_the_categories_of_a_node_that_gives_numbers_are_no_strings_of_an_answer(node):
+    numbers = "" if node == "OneHotEncoder" else ", cats_int64s = [1]"
+    kind = "float" if node == "OneHotEncoder" else "int64"
+    text = f'y = ai.onnx.ml.{node} <cats_strings = ["a category longer than 15 bytes"]{numbers}> (x)'
+    assert growth(f"(string[N,1] x) => ({kind}[N,K] y) {{ {text} }}") is None
+
+
+def test_only_a_constant_says_how_many_indices_there_are():
+    """ConstantOfShape has a value, too, and repeats it."""
+    nodes = "s = Shape (f) i = ConstantOfShape <value = int64[1] {0}> (s) y = Gather (x, i)"
+    found = growth(f"(string[N] x, float[M] f) => (string[K] y) {{ {nodes} }}")
+    assert found is not None
+    assert found.times == 1
