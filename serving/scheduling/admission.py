@@ -117,9 +117,9 @@ class ModelLoad:
         #: The time for each request by the runs alone, and by the waits of requests behind others; in seconds.
         self._by_runs, self._by_waits = 0.0, 0.0
 
-    def ran(self, seconds: float, requests: int) -> None:
-        """Learn from a run of requests that waited, which took ``seconds`` on its thread."""
-        if requests > 1:
+    def ran(self, seconds: float, requests: int, runs: int = 1) -> None:
+        """Learn from ``runs`` of requests that waited, which took ``seconds`` on their thread."""
+        if requests > runs:
             self.few = self._few_together
         each = seconds / requests / self._instances
         self._by_runs += (each - self._by_runs) / 8 if self._by_runs else each

@@ -205,7 +205,7 @@ class Scheduler:
     def _learn(self, batch: list[Job], ran: list[Ran]) -> None:
         """Let the door know how long requests take, and wait."""
         took_ns = sum([one.input_ns + one.infer_ns + one.output_ns for one in ran])
-        self.load.ran(took_ns / 1e9, len(batch))
+        self.load.ran(took_ns / 1e9, len(batch), len(ran))
         self.load.waited((ran[0].started_ns - batch[0].arrived_ns) / 1e9, batch[0].behind)
 
     def _finish(self, batch: list[Job], ran: list[Ran]) -> None:

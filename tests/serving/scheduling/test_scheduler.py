@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from normfold.serving.errors import InvalidRequest, Unavailable
+from normfold.serving.scheduling.admission import FEW
 from normfold.serving.scheduling.batching import BatchPolicy, QueuePolicy, read_policy
 from normfold.serving.scheduling.executing import stacked
 from normfold.serving.scheduling.scheduler import Scheduler
@@ -313,6 +314,22 @@ def test_only_requests_for_an_output_without_the_rows_of_the_inputs_run_alone(de
     asyncio.run(run())
     assert sorted(gate.runs) == [[0], [1, 3, 4, 6], [2], [5]]
     mark.assert_called_once_with(["z"])
+
+
+@pytest.mark.parametrize(("after", "few"), [("yz", FEW), ("y", 2 * 256)])
+def test_admission_counts_full_batches_only_while_requests_run_together(after, few):
+    """The batch that found the output out counted as one that ran together, and nothing was learned of it."""
+
+    async def run():
+        with ThreadPoolExecutor(4) as executor:
+            policy = BatchPolicy(max_rows=256, max_delay_us=3_600_000_000)
+            scheduler = Scheduler(OddZ(), policy, 1, executor, Statistics())
+            for outputs in ("yz", after):
+                feeds = {"x": np.zeros((128, 3), np.float32)}
+                await asyncio.gather(*[scheduler.submit(feeds, 128, [*outputs], 0, 0) for _ in range(2)])
+            return scheduler.load.few
+
+    assert asyncio.run(asyncio.wait_for(run(), 20)) == few
 
 
 def test_an_output_that_nobody_asks_for_ends_no_batch():
