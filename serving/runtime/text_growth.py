@@ -12,7 +12,7 @@ each row, so where all strings reach an answer, its shape says it. The graph say
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass
 
 from normfold.protos import onnx_file as onnx
@@ -55,9 +55,9 @@ _LABELS, _DEFAULT = ("values_strings", "values_tensor", "classlabels_strings", "
 
 @dataclass(frozen=True)
 class TextGrowth:
-    """What strings take: those of one tensor, or of a graph."""
+    """What the strings of a graph take."""
 
-    #: All together have at most so many times the bytes of those of the request; inf: it depends on their number.
+    #: Of those whose number does not matter: so many times the bytes of the strings of the request, all together.
     copies: float
     #: The longest has at most so many times the bytes of the longest of the request, and ``constant`` others.
     times: float = 0.0
@@ -80,6 +80,21 @@ class TextGrowth:
         )
 
 
+@dataclass(frozen=True)
+class _Texts:
+    """The strings of one tensor."""
+
+    #: Input -> so many times the bytes of its strings are here at most; inf: it depends on how many elements there are.
+    copies: Mapping[str, float]
+    #: As in TextGrowth.
+    times: float
+    constant: float
+
+
+#: Of strings that may be repeated for each element.
+_REPEATED: Mapping[str, float] = {"": math.inf}
+
+
 def text_growth(model: onnx.ModelProto, sent: Set[str] = frozenset()) -> TextGrowth | None:
     """What all strings that ``model`` makes take at once; None: no more than was counted when the request was read.
 
@@ -90,11 +105,12 @@ def text_growth(model: onnx.ModelProto, sent: Set[str] = frozenset()) -> TextGro
     found = {name: _text(tensor) for name, tensor in defaults.items() if tensor.data_type == STRING}
     for value in model.graph.input:
         if value.type.tensor_type.elem_type == STRING and value.name not in constants:
-            found[value.name] = TextGrowth(1.0, 1.0, found[value.name].constant if value.name in found else 0.0)
+            constant = found[value.name].constant if value.name in found else 0.0
+            found[value.name] = _Texts({value.name: 1.0}, 1.0, constant)
     inside = [*_nodes_inside(model)]
     if inside and (found or any(_makes(node) or _labels(node) for node in (*model.graph.node, *inside))):
         return TextGrowth(0.0, math.inf)  # a loop may make a string longer in each round
-    made: dict[str, TextGrowth] = {}
+    made: dict[str, _Texts] = {}
     for node in model.graph.node:
         if node.op_type == "Constant":
             constants |= {name: each.t for each in node.attribute if each.name == "value" for name in node.output}
@@ -103,8 +119,9 @@ def text_growth(model: onnx.ModelProto, sent: Set[str] = frozenset()) -> TextGro
             made |= given
             found |= given
     answers = {value.name for value in model.graph.output}
-    copies = sum(t.copies * (OWN_TIMES if n in answers else 1) for n, t in made.items() if math.isfinite(t.copies))
-    repeated = {name: texts for name, texts in made.items() if math.isinf(texts.copies)}
+    repeated = {name: texts for name, texts in made.items() if math.inf in texts.copies.values()}
+    moved = [name for name in made if name not in repeated for _ in range(OWN_TIMES if name in answers else 1)]
+    copies = max(_together(made[name].copies for name in moved).values(), default=0.0)
     times = max((texts.times for texts in repeated.values()), default=0.0)
     constant = max((texts.constant for texts in repeated.values()), default=0.0)
     if copies <= 2 * OWN_TIMES and not times and constant <= INLINE_BYTES:
@@ -118,31 +135,42 @@ def text_growth(model: onnx.ModelProto, sent: Set[str] = frozenset()) -> TextGro
 
 
 def _made(
-    node: onnx.NodeProto, found: Mapping[str, TextGrowth], constants: Mapping[str, onnx.TensorProto]
-) -> TextGrowth | None:
+    node: onnx.NodeProto, found: Mapping[str, _Texts], constants: Mapping[str, onnx.TensorProto]
+) -> _Texts | None:
     """The strings that ``node`` gives; None: it gives none."""
     taken = [found[name] for name in node.input if name in found]
     to_numbers = node.op_type == "OneHotEncoder" or (taken and node.op_type == "CategoryMapper")
     if not to_numbers and (labels := _labels(node)) is not None:
         return labels
     if not taken:
-        return TextGrowth(math.inf, 0.0, NUMBER_BYTES) if _makes(node) else None
+        return _Texts(_REPEATED, 0.0, NUMBER_BYTES) if _makes(node) else None
     if node.op_type in _COUNT or (node.op_type == "Cast" and not _makes(node)):
         return None
     if node.op_type == "StringConcat":
         same = len({*node.input}) == 1  # else one may be repeated for each element of the other
-        copies = sum(each.copies for each in taken) if same else math.inf
-        return TextGrowth(copies, sum(each.times for each in taken), sum(each.constant for each in taken))
-    copies = math.inf
+        copies = _together(each.copies for each in taken) if same else _REPEATED
+        return _Texts(copies, sum(each.times for each in taken), sum(each.constant for each in taken))
+    copies = _REPEATED
     if node.op_type in _MOVE or node.op_type == "Cast":
-        copies = sum(each.copies for each in taken)
+        copies = _together(each.copies for each in taken)
     elif node.op_type in _PICK and (picked := constants.get(node.input[-1])) is not None:
         indices = max(1, math.prod(picked.dims))
-        copies = indices * taken[0].copies if indices <= MOST_PICKED else math.inf
+        copies = _together([taken[0].copies] * indices) if indices <= MOST_PICKED else _REPEATED
     more = _CAPITALS.get(node.op_type, 1)
-    return TextGrowth(
-        more * copies, more * max(each.times for each in taken), more * max(each.constant for each in taken)
+    return _Texts(
+        _together([copies] * more),
+        more * max(each.times for each in taken),
+        more * max(each.constant for each in taken),
     )
+
+
+def _together(copies: Iterable[Mapping[str, float]]) -> Mapping[str, float]:
+    """The copies in several tensors together."""
+    sums: dict[str, float] = {}
+    for each in copies:
+        for name, count in each.items():
+            sums[name] = sums.get(name, 0.0) + count
+    return sums
 
 
 def _makes(node: onnx.NodeProto) -> bool:
@@ -152,21 +180,21 @@ def _makes(node: onnx.NodeProto) -> bool:
     return node.op_type == "StringConcat"
 
 
-def _labels(node: onnx.NodeProto) -> TextGrowth | None:
+def _labels(node: onnx.NodeProto) -> _Texts | None:
     """The strings that ``node`` has in its attributes, and gives; None: it has none."""
     if node.op_type == "Constant":
         texts = [text for each in node.attribute for text in (each.s, *each.strings, *each.t.string_data)]
         is_text = any(each.name.startswith("value_string") or each.t.data_type == STRING for each in node.attribute)
-        return TextGrowth(0.0, 0.0, max(map(len, texts), default=0)) if is_text else None
+        return _Texts({}, 0.0, max(map(len, texts), default=0)) if is_text else None
     labels = [text for each in node.attribute if each.name in _LABELS for text in (*each.strings, *each.t.string_data)]
     if not labels:
         return None
     others = [each.s for each in node.attribute if each.name == _DEFAULT]
-    return TextGrowth(math.inf, 0.0, max(map(len, (*labels, *others))))
+    return _Texts(_REPEATED, 0.0, max(map(len, (*labels, *others))))
 
 
-def _text(tensor: onnx.TensorProto) -> TextGrowth:
-    return TextGrowth(0.0, 0.0, max(map(len, tensor.string_data), default=0))
+def _text(tensor: onnx.TensorProto) -> _Texts:
+    return _Texts({}, 0.0, max(map(len, tensor.string_data), default=0))
 
 
 def _nodes_inside(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
