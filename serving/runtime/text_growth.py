@@ -12,7 +12,7 @@ each row, so where all strings reach an answer, its shape says it. The graph say
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Set
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass
 
 from normfold.protos import onnx_file as onnx
@@ -107,9 +107,6 @@ def text_growth(model: onnx.ModelProto, sent: Set[str] = frozenset()) -> TextGro
         if value.type.tensor_type.elem_type == STRING and value.name not in constants:
             constant = found[value.name].constant if value.name in found else 0.0
             found[value.name] = _Texts({value.name: 1.0}, 1.0, constant)
-    inside = [*_nodes_inside(model)]
-    if inside and (found or any(_makes(node) or _labels(node) for node in (*model.graph.node, *inside))):
-        return TextGrowth(0.0, math.inf)  # a loop may make a string longer in each round
     made: dict[str, _Texts] = {}
     for node in model.graph.node:
         if node.op_type == "Constant":
@@ -118,6 +115,8 @@ def text_growth(model: onnx.ModelProto, sent: Set[str] = frozenset()) -> TextGro
             given = dict.fromkeys(node.output[:1] if node.op_type in _FIRST else node.output, texts)
             made |= given
             found |= given
+    if _may_loop(model, found.keys()):
+        return TextGrowth(0.0, math.inf)  # a loop may make a string longer in each round
     answers = {value.name for value in model.graph.output}
     repeated = {name: texts for name, texts in made.items() if math.inf in texts.copies.values()}
     moved = [name for name in made if name not in repeated for _ in range(OWN_TIMES if name in answers else 1)]
@@ -197,13 +196,23 @@ def _text(tensor: onnx.TensorProto) -> _Texts:
     return _Texts({}, 0.0, max(map(len, tensor.string_data), default=0))
 
 
-def _nodes_inside(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
-    """The nodes of functions, and of graphs inside nodes."""
-    inside = [node for function in model.functions for node in function.node]
-    yield from inside
-    waiting = [*model.graph.node, *inside]
-    while waiting:
-        for attribute in waiting.pop().attribute:
-            for graph in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
-                yield from graph.node
-                waiting += graph.node
+def _may_loop(model: onnx.ModelProto, found: Set[str]) -> bool:
+    """Whether functions, or graphs inside nodes, have strings; ``found`` are the tensors of strings outside them."""
+    functions = {function.name for function in model.functions}
+    bodies: list[onnx.FunctionProto | onnx.GraphProto] = [*model.functions, *_graphs(model.graph.node)]
+    for body in bodies:
+        bodies += _graphs(body.node)  # the loop goes on with these
+    nodes = [node for body in bodies for node in body.node]
+    tensors = [tensor for body in bodies if isinstance(body, onnx.GraphProto) for tensor in body.initializer]
+    entered = [node for node in model.graph.node if node.op_type in functions or _graphs([node])]
+    return (
+        any(name in found for node in (*nodes, *entered) for name in node.input)
+        or any(_makes(node) or _labels(node) is not None for node in nodes)
+        or any(tensor.data_type == STRING for tensor in tensors)
+    )
+
+
+def _graphs(nodes: Iterable[onnx.NodeProto]) -> list[onnx.GraphProto]:
+    """The graphs inside ``nodes``, without those inside these graphs."""
+    attributes = [attribute for node in nodes for attribute in node.attribute]
+    return [graph for each in attributes for graph in (*([each.g] if each.HasField("g") else []), *each.graphs)]

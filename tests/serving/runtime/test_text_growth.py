@@ -91,6 +91,31 @@ def test_a_node_without_its_inputs_is_left_to_onnxruntime():
         growth(f"(string[N] x) => (string[N] y) {{ y = {node} }}")
 
 
+SCAN = "Scan <num_scan_inputs = 1, body = b (float[4] r) => (float[4] o) { o = Neg (r) }> (x)"
+
+
+def test_a_loop_over_numbers_says_nothing_about_strings():
+    """The log warned of each network with labels that has a loop, such as one of nearest neighbours."""
+    labels = 'i = ArgMax <axis = 1> (z) y = ai.onnx.ml.LabelEncoder <keys_int64s = [0], values_strings = ["a"]> (i)'
+    assert growth(f"(float[N,4] x) => (string[N,1] y) {{ z = {SCAN} {labels} }}") is None
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "{ o = Identity (x) }",
+        '{ o = Constant <value_strings = ["a"]> () }',
+        '<string[1] s = {"a"}> { o = Identity (s) }',
+    ],
+)
+def test_nobody_knows_what_a_graph_with_strings_inside_a_node_makes(body):
+    inner = f"b () => (string[M] o) {body}"
+    node = f"If <then_branch = {inner}, else_branch = {inner}> (c)"
+    found = growth(f"(string[N] x, bool c) => (string[M] y) {{ y = {node} }}")
+    assert found is not None
+    assert math.isinf(found.times)
+
+
 def test_nobody_knows_what_a_loop_makes():
     body = helper.make_graph(
         [
