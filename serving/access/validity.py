@@ -51,17 +51,26 @@ class Reminder:
 
 
 def why_not_valid(pem: bytes, now: datetime) -> str:
-    """What is to be said of the certificates in ``pem``: "" if all are valid now, and for SOON."""
+    """What is to be said of the certificates in ``pem``: "" if all are valid now, and for SOON.
+
+    The first one is the server's own. Clients may do without another one, if they know a newer one.
+    """
     try:
         times = [_times(ssl.PEM_cert_to_DER_cert(each.decode())) for each in _CERTIFICATE.findall(pem)]
     except (ValueError, IndexError, KeyError):  # OpenSSL takes it, and so do clients
         return ""
-    begin, end = max(begin for begin, _ in times), min(end for _, end in times)
+    for number, (begin, end) in enumerate(times):
+        if why := _why(begin, end, now, "clients may refuse it" if number else "clients refuse it"):
+            return f"has another certificate, which {why}" if number else why
+    return ""
+
+
+def _why(begin: datetime, end: datetime, now: datetime, then: str) -> str:
     if now < begin:
-        return f"is not valid before {begin:%Y-%m-%d %H:%M} UTC: clients refuse it; is the clock of this machine right?"
+        return f"is not valid before {begin:%Y-%m-%d %H:%M} UTC: {then}; is the clock of this machine right?"
     renew = "renew it; the server reads the files again when they change"
     if now > end:
-        return f"has expired on {end:%Y-%m-%d %H:%M} UTC: clients refuse it; {renew}"
+        return f"has expired on {end:%Y-%m-%d %H:%M} UTC: {then}; {renew}"
     return f"expires on {end:%Y-%m-%d %H:%M} UTC; {renew}" if now > end - SOON else ""
 
 

@@ -41,7 +41,12 @@ def test_every_certificate_of_the_file_counts(authority):
     good = authority.issue("localhost", not_before=NOW - LONG, not_after=NOW + LONG).cert.read_bytes()
     bad = authority.issue("localhost", not_before=NOW - LONG, not_after=NOW - LONG / 2).cert.read_bytes()
     assert why_not_valid(good, NOW) == ""
-    assert "has expired" in why_not_valid(good + bad, NOW)
+    assert ": clients refuse it" in why_not_valid(bad + good, NOW)
+    found = why_not_valid(good + bad, NOW)  # TLS goes on if the client has no need of it
+    assert found.startswith("has another certificate, which has expired on")
+    assert ": clients may refuse it" in found
+    other = (good + bad).replace(b"BEGIN CERT", b"BEGIN X509 CERT").replace(b"END CERT", b"END X509 CERT")
+    assert why_not_valid(other, NOW) == ""
     assert why_not_valid(b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n", NOW) == ""
 
 
