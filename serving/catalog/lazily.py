@@ -178,9 +178,8 @@ class Lazily:
         if not budget or self._total <= budget:
             return
         others = [name for name in self._bytes if name != newest and self._entries[name].lazy]
-        idle = [
-            name for name in others if name not in self._waiting
-        ]  # loaded, but its requests have not had their turn
+        # The requests for those in _waiting have not had their turn.
+        idle = [name for name in others if name not in self._waiting]
         idle = [name for name in idle if all(model.idle for model in self._entries[name].ready)]
         idle.sort(key=lambda name: max(model.used_ns for model in self._entries[name].ready))
         gone: list[Model] = []
