@@ -13,12 +13,12 @@ import os
 import select
 import socket
 import sys
-import threading
 from collections.abc import Iterable
 from time import monotonic, sleep
 from typing import TYPE_CHECKING, Any
 
 from normfold.serving.client.transport.destination import Endpoint
+from normfold.serving.client.transport.lookup import places_by
 
 if TYPE_CHECKING:
     from normfold.serving.client.transport.tls import TlsEnd
@@ -59,7 +59,7 @@ def dial(destination: Endpoint, deadline: float, worked: Address | None = None) 
         return sock, (socket.AF_UNIX, destination.path)
     attempts = _Attempts()
     try:
-        addresses = in_order((one for place in destination.places for one in _places_by(deadline, *place)), worked)
+        addresses = in_order((one for place in destination.places for one in places_by(deadline, *place)), worked)
         for number, address in enumerate(addresses):
             attempts.begin(address)
             now = monotonic()
@@ -144,42 +144,6 @@ def in_order(found: Iterable[Any], worked: Address | None) -> list[Address]:
     """The addresses that ``socket.getaddrinfo`` has ``found``; the one that ``worked`` comes first."""
     addresses = [(family, place) for family, _, _, _, place in found]
     return sorted(addresses, key=lambda one: one != worked)
-
-
-def named_places(host: str, port: int, flags: int = 0) -> list[Any]:
-    """The result of ``socket.getaddrinfo`` for ``host``. Raises OSError, also for a text that cannot be a name."""
-    try:
-        return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=flags)
-    except UnicodeError as error:  # a label that is empty, or longer than 63 bytes
-        raise socket.gaierror(socket.EAI_NONAME, str(error)) from None
-
-
-def _places_by(deadline: float, host: str, port: int) -> list[Any]:
-    """The same as ``named_places``, by ``deadline``. Raises OSError, or TimeoutError.
-
-    A thread asks for a name: a silent name server keeps it for half a minute, in which Python takes no Ctrl-C.
-    """
-    try:
-        return named_places(host, port, socket.AI_NUMERICHOST)
-    except socket.gaierror:  # no number
-        from queue import Empty, SimpleQueue  # here, because a number needs none of it
-
-    answer: SimpleQueue[list[Any] | OSError] = SimpleQueue()
-
-    def ask() -> None:
-        try:
-            answer.put(named_places(host, port))
-        except OSError as error:
-            answer.put(error)
-
-    threading.Thread(target=ask, name=f"the address of {host}", daemon=True).start()
-    try:
-        found = answer.get(timeout=_left(deadline))
-    except Empty:
-        raise TimeoutError from None
-    if isinstance(found, OSError):
-        raise found
-    return found
 
 
 def unix_connected(sock: socket.socket, path: str) -> bool:

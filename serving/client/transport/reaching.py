@@ -6,6 +6,7 @@ The socket is ours and not only the loop's: once a loop is closed, no transport 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 from collections.abc import Iterable
 from typing import Any
@@ -15,10 +16,10 @@ from normfold.serving.client.transport.dialling import (
     STAGGER_SECONDS,
     Address,
     in_order,
-    named_places,
     tcp_socket,
     unix_connected,
 )
+from normfold.serving.client.transport.lookup import Found, Lookup, numbered
 
 
 async def reached(
@@ -82,7 +83,21 @@ def _close(task: asyncio.Task[tuple[socket.socket, Address]]) -> None:
 
 
 async def _addresses(loop: asyncio.AbstractEventLoop, host: str, port: int) -> list[Any]:
-    try:  # a number needs no thread that asks for the name
-        return named_places(host, port, socket.AI_NUMERICHOST)
-    except socket.gaierror:
-        return await loop.run_in_executor(None, named_places, host, port)
+    if (places := numbered(host, port)) is not None:
+        return places
+    answer: asyncio.Future[Found] = loop.create_future()
+
+    def tell(found: Found) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop is closed
+            loop.call_soon_threadsafe(_answer, answer, found)
+
+    Lookup(host, port, tell).begin()  # not by the loop's executor: the end of the loop would wait for it
+    found = await answer
+    if isinstance(found, OSError):
+        raise found
+    return found
+
+
+def _answer(answer: asyncio.Future[Found], found: Found) -> None:
+    if not answer.done():  # or cancelled
+        answer.set_result(found)

@@ -13,6 +13,7 @@ import pytest
 from normfold.serving.client.async_client import AsyncClient
 from normfold.serving.client.client import Client
 from normfold.serving.client.errors import ClientError
+from normfold.serving.client.transport.lookup import Lookup
 
 from .peer import Peer, serving, silent
 
@@ -114,24 +115,54 @@ def test_a_short_timeout_is_shared_by_the_addresses():
         assert client.is_live(timeout=0.24)
 
 
-def test_a_name_server_that_is_silent_does_not_keep_a_call_behind_its_deadline(monkeypatch):
-    asked, over = threading.Event(), threading.Event()
+@pytest.fixture
+def silent_names(monkeypatch):
+    """A name server that says nothing until the test ends: the threads that ask it, and those that it has let go."""
+    asked, let_go, over = [], [], threading.Event()
     real = socket.getaddrinfo
 
     def silent_server(host, *rest, flags=0, **options):
         if flags & socket.AI_NUMERICHOST:
             return real(host, *rest, flags=flags, **options)
-        asked.set()
+        asked.append(threading.current_thread())
         over.wait(60)
+        let_go.append(threading.current_thread())
         raise socket.gaierror(socket.EAI_AGAIN, "temporary failure")
 
     monkeypatch.setattr(socket, "getaddrinfo", silent_server)
-    try:
-        with Client("slow.example:1") as client, pytest.raises(ClientError, match="DEADLINE_EXCEEDED"):
-            client.is_live(timeout=0.2)
-        assert asked.is_set()
-    finally:
-        over.set()
+    yield asked, let_go
+    over.set()
+    for thread in asked:
+        thread.join(60)
+
+
+def test_a_name_server_that_is_silent_keeps_no_call_behind_its_deadline_and_is_asked_once(silent_names):
+    asked, let_go = silent_names
+    with Client("slow.example:1") as client:
+        for _ in range(3):
+            with pytest.raises(ClientError, match="DEADLINE_EXCEEDED"):
+                client.is_live(timeout=0.1)
+    assert (len(asked), let_go) == (1, [])
+
+
+def test_a_name_server_that_is_silent_keeps_no_event_loop_from_its_end(silent_names):
+    async def loop() -> None:
+        async with AsyncClient("slow.example:2") as client:
+            await client.is_live(timeout=0.1)
+
+    asked, let_go = silent_names
+    with pytest.raises(ClientError, match="DEADLINE_EXCEEDED"):
+        asyncio.run(loop())
+    assert (len(asked), let_go) == (1, [])
+
+
+def test_a_name_is_found_where_no_thread_can_be_started(ask, monkeypatch):
+    def full(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(Lookup, "start", full)
+    with serving(answers) as alive:
+        assert ask(f"localhost:{alive.rpartition(':')[2]}")
 
 
 def test_a_unix_socket_whose_queue_is_full_is_waited_for(ask, tmp_path, monkeypatch):
