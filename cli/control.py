@@ -20,6 +20,7 @@ from normfold.cli.terminal import message, one_line
 if TYPE_CHECKING:
     from normfold.serving.client.client import Client
     from normfold.serving.client.connection import Credentials
+    from normfold.serving.errors import Status
 
 Found = TypeVar("Found")
 
@@ -276,25 +277,22 @@ def _say(client: Client, model: str) -> None:
 
 def without(client: Client, model: str) -> str | None:
     """That the server has no such model, and which it has; None where it has it, or does not tell which it has."""
-    from normfold.serving.client.client import ClientError
+    from normfold.serving.errors import Status
 
-    try:
-        known = {state.model for state in client.models()}
-    except ClientError:  # the token is for some models only, or the server is one without this procedure
-        return None
-    if model in known:
+    known = _unless_denied(lambda: {state.model for state in client.models()}, Status.UNIMPLEMENTED)
+    if known is None or model in known:
         return None
     return f"the server has no model {model!r}; it has {', '.join(sorted(known)) or 'none'}"
 
 
-def _unless_denied(ask: Callable[[], Found]) -> Found | None:
-    """The result of ``ask``; None where the token does not allow the question. Raises ClientError for other reasons."""
+def _unless_denied(ask: Callable[[], Found], *more: Status) -> Found | None:
+    """The result of ``ask``; None for the status PERMISSION_DENIED, and for ``more``. Raises ClientError for others."""
     from normfold.serving.client.client import ClientError
     from normfold.serving.errors import Status
 
     try:
         return ask()
     except ClientError as error:
-        if error.code is not Status.PERMISSION_DENIED:
+        if error.code not in (Status.PERMISSION_DENIED, *more):
             raise
         return None

@@ -177,3 +177,15 @@ def test_ctrl_c_is_the_end_of_watching_and_else_no_success(address: str, monkeyp
     monkeypatch.setattr(Client, "models", pressed)
     assert run("models", "--address", address).exit_code == 130
     assert run("models", "--address", address, "--watch").exit_code == 0
+
+
+def test_a_server_that_does_not_say_which_models_it_has_is_not_asked_to_unload_one(
+    address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def hangs(client: Client, timeout: float | None = None) -> None:
+        raise ClientError(Status.DEADLINE_EXCEEDED, "Deadline Exceeded")
+
+    monkeypatch.setattr(Client, "models", hangs)
+    monkeypatch.setattr(Client, "unload", lambda client, model: pytest.fail("it was asked, and waited for, again"))
+    done = run("unload", "a", "--address", address)
+    assert (done.exit_code, "DEADLINE_EXCEEDED" in done.stderr) == (1, True), done.output
