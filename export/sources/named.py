@@ -21,9 +21,9 @@ def require_files(
     elif ":" in source and names_file(place := split_source(source)[0]):
         require_code(Path(place))
     for path in weights:
-        if not path.exists():
+        if _is_missing(path):
             raise no_weights(path)
-    if labels is not None and not labels.exists():
+    if labels is not None and _is_missing(labels):
         raise no_labels(labels)
     for path in samples:
         if not path.is_file():
@@ -79,7 +79,19 @@ def split_source(text: str) -> tuple[str, str]:
     return place, attr
 
 
+def _is_missing(path: Path) -> bool:
+    """Whether there is nothing at ``path``. Of what may not be looked at, its reader says why."""
+    try:
+        path.stat()
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
 def _hint(path: Path, pattern: str) -> str:
     """The file with nearly this name, if there is one."""
-    near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob(pattern)], n=1, cutoff=0.75)
+    others = [beside.name for beside in path.parent.glob(pattern) if beside.name != path.name]  # it is no file itself
+    near = difflib.get_close_matches(path.name, others, n=1, cutoff=0.75)
     return f"; did you mean '{path.parent / near[0]}'?" if near else ""
