@@ -171,10 +171,14 @@ def export(
     check_weights_key(weights_key, weights)
     keywords, sizes = keywords_of(config, arguments), sizes_of(time_at)
     with errors_as_messages(debug) as done, steps(quiet=as_json) as (console, progress):
+        from normfold.export.choices import check_opset, check_threads, check_variant
         from normfold.export.publishing.destination import check_name
         from normfold.export.sources.named import require_files
 
         check_name(name)
+        check_opset(opset)
+        check_variant(form)
+        check_threads(threads)
         require_files(source, [weights] if weights is not None else [], labels, [*samples, *test_samples])
         progress("import PyTorch")
         from normfold.cli.ends import ends_of

@@ -85,10 +85,13 @@ def fold(
     sizes = sizes_of(time_at)
     beside = target.with_suffix(f".{written}") if written is not None else None
     with errors_as_messages(debug) as done, steps(quiet=as_json) as (console, progress):
+        from normfold.export.choices import check_threads, check_variant
         from normfold.export.errors import PublishError
         from normfold.export.publishing.onnx_places import check_places, require_place
         from normfold.export.sources.named import require_files
 
+        check_variant(form)
+        check_threads(threads)
         check_places(source, target, overwrite)
         require_files(samples=samples)
         if beside is not None:

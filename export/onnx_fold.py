@@ -8,8 +8,8 @@ from pathlib import Path
 from types import MappingProxyType
 
 from normfold.export.capture.capture import DEFAULT_OPSET
+from normfold.export.choices import AUTO, check_threads, check_variant
 from normfold.export.errors import PublishError
-from normfold.export.forms.variants import AUTO, check_threads, check_variant
 from normfold.export.inputs.samples import fit, read_sample
 from normfold.export.inputs.specs import parse_inputs
 from normfold.export.pipeline import Progress, fold_and_prove

@@ -15,21 +15,13 @@ import onnx_ir as ir
 
 from normfold.export.calibration.scale import unlike_training
 from normfold.export.capture.capture import GUARDS, OPSETS, SPLITS
-from normfold.export.errors import ExportError
+from normfold.export.choices import AUTO, check_opset, check_threads, check_variant
 from normfold.export.fold import counts, fold
 from normfold.export.forms.fewer_bits import in_fewer_bits
 from normfold.export.forms.measure import TimeComparison, shapes_of
 from normfold.export.forms.precision import check_precision
 from normfold.export.forms.timed import check_timed, free_lengths, timed_inputs
-from normfold.export.forms.variants import (
-    AUTO,
-    branches_apart,
-    check_threads,
-    check_variant,
-    choose,
-    proved_variants,
-    rewritten_variants,
-)
+from normfold.export.forms.variants import branches_apart, choose, proved_variants, rewritten_variants
 from normfold.export.graphs.exact import Graph, unrounded
 from normfold.export.graphs.runtime import Runtime
 from normfold.export.inputs.blocks import refusing
@@ -90,8 +82,7 @@ def export_model(request: ExportRequest, progress: Progress = lambda step: None)
     Raises ExportError (see :mod:`normfold.export.errors`); then nothing is published.
     """
     check_name(request.name)
-    if request.opset not in OPSETS:
-        raise ExportError(f"opset {request.opset} cannot be written; expected {OPSETS.start} to {OPSETS.stop - 1}")
+    check_opset(request.opset, OPSETS)
     check_variant(request.variant)
     check_threads(request.threads)
     labels = read_labels(request.labels) if request.labels else None

@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 
 from normfold.export.capture.capture import DEFAULT_OPSET
-from normfold.export.forms.variants import AUTO
+from normfold.export.choices import AUTO
 from normfold.export.inputs.samples import SampleFile
 from normfold.export.sources.ends import Ends
 
@@ -51,7 +51,7 @@ class ExportRequest:
     precision: str | None = None
     #: Publish a reduced precision even where it is slower than float32 on this machine.
     even_if_slower: bool = False
-    #: The variant to publish, one of :data:`normfold.export.forms.variants.VARIANTS`, or "auto": the fastest on this
+    #: The variant to publish, one of :data:`normfold.export.choices.VARIANTS`, or "auto": the fastest on this
     #: machine.
     variant: str = AUTO
     #: Time the variants again, even where an earlier export has timed them.

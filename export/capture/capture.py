@@ -23,6 +23,7 @@ import torch
 from torch.export import Dim, ExportedProgram
 
 from normfold.counting import counted
+from normfold.export import choices
 from normfold.export.capture import capture_errors
 from normfold.export.capture.blocks import BLOCKS, BlockSplits, TooFewBlocks
 from normfold.export.capture.guards import guards_of
@@ -47,7 +48,7 @@ from normfold.export.inputs.specs import Dimension, InputSpec, random_inputs
 __all__ = ["DEFAULT_OPSET", "GUARDS", "OPSETS", "SPLITS", "capture", "program_to_graph"]
 
 DEFAULT_OPSET = 18
-OPSETS = range(18, NEWEST_OPSET + 1)
+OPSETS = range(choices.OPSETS.start, NEWEST_OPSET + 1)
 #: Where a captured graph keeps the :class:`~normfold.export.inputs.blocks.Blocks` that it cuts dynamic sizes into.
 SPLITS = "normfold.splits"
 #: Where it keeps the :class:`~normfold.export.inputs.guards.Guard` objects under which it is the network.

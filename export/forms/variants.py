@@ -20,6 +20,7 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from normfold.export.capture.tidy import strip
+from normfold.export.choices import AUTO, VARIANTS
 from normfold.export.cpu_layout import fold_in_blocks, lift, lift_and_round
 from normfold.export.errors import ExportError, VerificationError
 from normfold.export.fold import FoldReport, counts, fold_apart
@@ -29,19 +30,14 @@ from normfold.export.forms.remembered import Measurement, Subject, measured_once
 from normfold.export.graphs.exact import Graph
 from normfold.export.graphs.runtime import Runtime
 from normfold.export.proof.proof import Proof
-from normfold.processor import affinity_cpus
 
 __all__ = [
-    "AUTO",
     "MARGINS",
     "REFOLDS",
     "REWRITES",
-    "VARIANTS",
     "Choice",
     "Variant",
     "branches_apart",
-    "check_threads",
-    "check_variant",
     "choose",
     "made_anew",
     "proved_variants",
@@ -57,10 +53,6 @@ REFOLDS: dict[str, Callable[[ir.Model], FoldReport]] = {"blocked": fold_in_block
 #: folded graph; of several, the one with the least product. A variant that keeps BatchNorms has a larger margin.
 MARGINS: Mapping[str, float] = {"unfolded": 1.05, "blocked": 1.1}
 DEFAULT_MARGIN = 1.03
-
-#: Every variant, and the word that leaves the choice to the measured run times.
-VARIANTS = ("unfolded", "folded", *REWRITES, *REFOLDS)
-AUTO = "auto"
 
 
 @dataclass(frozen=True)
@@ -89,24 +81,6 @@ class Choice:
     def variant(self) -> str:
         """The name of the variant to publish."""
         return next(v.name for v in self.variants if v.published)
-
-
-def check_variant(name: str) -> None:
-    """Raise ExportError where there is no variant of that name."""
-    if name != AUTO and name not in VARIANTS:
-        raise ExportError(
-            f"there is no form '{name}'; there are {', '.join(VARIANTS)}, and {AUTO} for the fastest of them"
-        )
-
-
-def check_threads(threads: int) -> None:
-    """Raise ExportError where this machine has fewer CPUs than ``threads``: a run cannot be timed on them here."""
-    cpus = affinity_cpus()
-    if not 1 <= threads <= cpus:
-        there = "1 CPU" if cpus == 1 else f"{cpus} CPUs"
-        raise ExportError(
-            f"--threads {threads}: the forms are timed on this machine, which has {there}; give 1 to {cpus}"
-        )
 
 
 def rewritten_variants(unfolded: Graph, folded: Graph, asked: str = AUTO) -> dict[str, Graph]:

@@ -20,6 +20,7 @@ import onnx_ir.passes.common as passes
 from google.protobuf.message import DecodeError, Message
 from onnx import version_converter
 
+from normfold.export.choices import OPSETS
 from normfold.export.errors import SourceError
 from normfold.export.graphs.completing import Shapes, complete_shapes, count_sparse, densified
 from normfold.export.graphs.domains import STANDARD
@@ -28,9 +29,8 @@ from normfold.plain_file import LFS_POINTER
 
 __all__ = ["NEWEST_OPSET", "OLDEST_OPSET", "OnnxFile", "opset_of", "read_onnx"]
 
-#: The newest opset is the last that onnxruntime 1.32 loads and of which every operator that the fold reads was compared
-#: with opset 23 (tests/export/graphs/test_opsets.py); an older onnx knows fewer.
-OLDEST_OPSET, NEWEST_OPSET = 11, min(28, onnx.defs.onnx_opset_version())
+#: The opsets that can be read; an older onnx knows fewer.
+OLDEST_OPSET, NEWEST_OPSET = 11, min(OPSETS[-1], onnx.defs.onnx_opset_version())
 #: Domains whose operators are part of onnxruntime.
 DOMAINS = (*STANDARD, "ai.onnx.ml", "com.microsoft")
 #: How much of an error of the checker is shown.

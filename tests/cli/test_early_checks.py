@@ -1,4 +1,4 @@
-"""A wrong path or name is told before PyTorch and the graph tools are imported, which takes seconds."""
+"""A wrong path, name or number is told before PyTorch and the graph tools are imported, which takes seconds."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import sys
 from pathlib import Path
 
 import pytest
-
 #: Runs commands, [arguments, …] as JSON, where none of the heavy packages can be imported.
 _PROGRAM = """
 import json, sys
@@ -28,6 +27,11 @@ CASES = {
     (*_EXPORT, "--untrained", "--sample", "nope.npy"): "no sample file 'nope.npy'",
     (*_EXPORT, "--untrained", "--test-sample", "nope.npy"): "no sample file 'nope.npy'",
     (*_EXPORT[:-1], "a/b"): "cannot be a model's name",
+    (*_EXPORT, "--untrained", "--opset", "99"): "opset 99 cannot be written; expected 18 to 28",
+    (*_EXPORT, "--untrained", "--form", "nope"): "there is no form 'nope'",
+    (*_EXPORT, "--untrained", "--threads", "0"): "--threads 0: the forms are timed on this machine",
+    ("fold", "net.onnx", "out.onnx", "--form", "nope"): "there is no form 'nope'",
+    ("fold", "net.onnx", "out.onnx", "--threads", "0"): "--threads 0: the forms are timed on this machine",
     ("fold", "nope.onnx", "out.onnx"): "no file 'nope.onnx'",
     ("fold", "net.onnx", "there.onnx"): "'there.onnx' exists",
     ("fold", "net.onnx", "nope/out.onnx"): "there is no directory 'nope'",

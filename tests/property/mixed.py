@@ -23,10 +23,10 @@ import onnxruntime
 import torch
 from torch import Tensor, nn
 
+from normfold.export.choices import VARIANTS
 from normfold.export.errors import ExportError, VerificationError
 from normfold.export.fold import fold
 from normfold.export.forms import precision, variants
-from normfold.export.forms.variants import VARIANTS
 from normfold.export.pipeline import export_model
 from normfold.export.request import ExportRequest
 

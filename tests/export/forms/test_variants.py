@@ -13,18 +13,12 @@ from click.testing import CliRunner
 from tests.export.fold.graphs import graph, norm, operators, weights
 
 from normfold.cli.main import main
+from normfold.export import choices
+from normfold.export.choices import AUTO, VARIANTS, check_threads, check_variant
 from normfold.export.errors import ExportError, VerificationError
 from normfold.export.fold import fold
 from normfold.export.forms import variants
-from normfold.export.forms.variants import (
-    AUTO,
-    REWRITES,
-    VARIANTS,
-    branches_apart,
-    check_threads,
-    check_variant,
-    choose,
-)
+from normfold.export.forms.variants import REFOLDS, REWRITES, branches_apart, choose
 from normfold.export.graphs.exact import Graph, unrounded
 from normfold.export.graphs.runtime import Runtime
 from normfold.export.graphs.unrounded import holding
@@ -109,7 +103,7 @@ def test_real_graphs_are_timed_in_turn() -> None:
 
 
 def test_each_number_of_threads_has_its_own_choice_and_its_own_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(variants, "affinity_cpus", lambda: 2)
+    monkeypatch.setattr(choices, "affinity_cpus", lambda: 2)
     forms = {"unfolded": identity(2), "folded": identity()}
     faster, slower = {"unfolded": 0.5, "folded": 1.0}, {"unfolded": 2.0, "folded": 1.0}
     clock(monkeypatch, slower, faster, faster)
@@ -122,7 +116,7 @@ def test_each_number_of_threads_has_its_own_choice_and_its_own_memory(monkeypatc
 def test_threads_that_this_machine_does_not_have_are_refused(
     monkeypatch: pytest.MonkeyPatch, cpus: int, threads: int, there: str
 ) -> None:
-    monkeypatch.setattr(variants, "affinity_cpus", lambda: cpus)
+    monkeypatch.setattr(choices, "affinity_cpus", lambda: cpus)
     with pytest.raises(ExportError, match=f"--threads {threads}: the forms are .* this machine, which has {there}"):
         check_threads(threads)
 
@@ -130,7 +124,7 @@ def test_threads_that_this_machine_does_not_have_are_refused(
 def test_both_commands_time_the_forms_on_the_threads_that_are_asked_for(
     convolutions: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(variants, "affinity_cpus", lambda: 2)
+    monkeypatch.setattr(choices, "affinity_cpus", lambda: 2)
     target = tmp_path / "out.onnx"
     result = CliRunner().invoke(main, ["fold", str(convolutions), str(target), "--threads", "2"])
     assert result.exit_code == 0, result.output
@@ -218,6 +212,7 @@ def test_a_form_that_there_is_not_is_refused_with_the_names_of_those_there_are()
     with pytest.raises(ExportError, match="there is no form 'lift'; there are unfolded, folded, lifted") as refused:
         check_variant("lift")
     assert all(form in str(refused.value) for form in (AUTO, *VARIANTS))
+    assert ("unfolded", "folded", *REWRITES, *REFOLDS) == VARIANTS
 
 
 def test_a_form_that_this_network_has_not_is_refused(tmp_path: Path) -> None:
