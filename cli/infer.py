@@ -93,10 +93,11 @@ def infer(
     values = [_split(text) for text in inputs]
     if twice := [name for name, count in Counter(name for name, _ in values).items() if count > 1]:
         raise click.UsageError(f"--input {twice[0]} is given more than once")
+    contents = {name: _read(name, text) for name, text in values}
     try:
         with Client(address, timeout=timeout, tls=credentials.tls, token=credentials.token) as client:
             metadata = client.model_metadata(model, version)
-            arrays = {name: _read(name, text, metadata, cast) for name, text in values}
+            arrays = {name: _as_input(name, text, contents[name], metadata, cast) for name, text in values}
             shapes = {name: array.shape for name, array in arrays.items()}
             if said := refusal(metadata, shapes):
                 raise click.ClickException(said)
@@ -129,40 +130,41 @@ def _split(text: str) -> tuple[str, str]:
     return name, value
 
 
-def _read(name: str, text: str, metadata: ModelMetadata, cast: bool) -> Array:
-    """The array in the file that ``text`` names, or in ``text`` itself. Raises click.UsageError or ValueError.
-
-    JSON becomes an array of the datatype of the model's input, and so does an array in a file if ``cast``.
-    """
+def _read(name: str, text: str) -> Array | str:
+    """The array in the file that ``text`` names; JSON, of a file or given itself, as text. Raises click.UsageError."""
     import numpy as np
 
-    from normfold.serving.client.inputs import declared_datatype
-
-    declared = declared_datatype(name, metadata)
     if not text.startswith("@"):
-        return _from_json(name, text, declared)
+        return text
     path = Path(text[1:])
     try:
         if path.suffix == ".json":
-            text = read_plain_text(path)
-        else:
-            opened = open_array_file(path)
-            if isinstance(opened, np.ndarray):
-                loaded = opened
-            else:
-                with opened:
-                    if name not in opened.files:
-                        raise click.UsageError(f"{path} holds no array {name!r}; it has {', '.join(opened.files)}")
-                    loaded = np.asarray(opened[name])
+            return read_plain_text(path)
+        opened = open_array_file(path)
+        if isinstance(opened, np.ndarray):
+            return opened
+        with opened:
+            if name not in opened.files:
+                raise click.UsageError(f"{path} holds no array {name!r}; it has {', '.join(opened.files)}")
+            return np.asarray(opened[name])
     except OSError as error:
         raise click.UsageError(f"{path} cannot be read: {error.strerror or error}") from None
     except DAMAGED as error:
         raise click.UsageError(f"{path} is not a .npy, .npz or .json file with numbers: {why_unread(error)}") from None
-    return (
-        _from_json(name, text, declared, path)
-        if path.suffix == ".json"
-        else _of_datatype(name, loaded, declared, cast, path)
-    )
+
+
+def _as_input(name: str, text: str, content: Array | str, metadata: ModelMetadata, cast: bool) -> Array:
+    """The array to send for ``text``, of which ``content`` was read. Raises click.UsageError or ValueError.
+
+    JSON becomes an array of the datatype of the model's input, and so does an array in a file if ``cast``.
+    """
+    from normfold.serving.client.inputs import declared_datatype
+
+    declared = declared_datatype(name, metadata)
+    path = Path(text[1:])
+    if isinstance(content, str):
+        return _from_json(name, content, declared, path if text.startswith("@") else None)
+    return _of_datatype(name, content, declared, cast, path)
 
 
 def _from_json(name: str, text: str, declared: str, path: Path | None = None) -> Array:

@@ -8,6 +8,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
+
+from normfold.cli.main import main
+from normfold.serving.client.client import Client
+
 #: Runs commands, [arguments, …] as JSON, where none of the heavy packages can be imported.
 _PROGRAM = """
 import json, sys
@@ -43,6 +48,12 @@ CASES = {
     ("verify", "127.0.0.1:1/m", "127.0.0.1:1/n"): "both sides are served models",
     ("verify", "net.onnx", "net.onnx", "--sample", "nope.npy"): "no sample file 'nope.npy'",
 }
+
+
+def test_an_input_that_cannot_be_read_is_told_before_a_server_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Client, "model_metadata", lambda *given: pytest.fail("the server was asked"))
+    done = CliRunner().invoke(main, ["infer", "m", "--input", "x=@nope.npy"])
+    assert (done.exit_code, "nope.npy cannot be read: No such file" in done.stderr) == (2, True), done.output
 
 
 @pytest.fixture(scope="module")

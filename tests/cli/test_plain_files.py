@@ -12,7 +12,6 @@ from click.testing import CliRunner
 
 from normfold.cli.infer import _read
 from normfold.cli.main import main
-from normfold.serving.client.metadata import ModelMetadata, TensorMetadata
 
 NETWORK = """
 import torch
@@ -67,6 +66,5 @@ def test_a_pipe_is_no_file(tmp_path, name, arguments, words):
 @pytest.mark.parametrize("suffix", [".npy", ".json", ".npz"])
 def test_a_pipe_is_no_input(tmp_path, suffix):
     os.mkfifo(tmp_path / f"x{suffix}")
-    metadata = ModelMetadata("m", ("1",), "onnxruntime_onnx", (TensorMetadata("x", "FP32", (-1, 4)),), ())
     with pytest.raises(UsageError, match="cannot be read: it is not a plain file"):
-        _read("x", f"@{tmp_path / f'x{suffix}'}", metadata, cast=False)
+        _read("x", f"@{tmp_path / f'x{suffix}'}")
