@@ -13,7 +13,7 @@ import os
 import select
 import socket
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from time import monotonic, sleep
 from typing import TYPE_CHECKING, Any
 
@@ -41,18 +41,21 @@ class Worked:
     address: Address | None = None
 
 
-def dial(destination: Endpoint, deadline: float, worked: Address | None = None) -> tuple[socket.socket, Address]:
+def dial(
+    destination: Endpoint, deadline: float, worked: Address | None = None, wait: Callable[[float], object] = sleep
+) -> tuple[socket.socket, Address]:
     """A socket that is connected to the first address of ``destination`` that takes it, and this address.
 
-    The socket does not block. ``worked``: the address that took the last connection, which is tried first. Raises
-    OSError, or a TimeoutError without a number once ``deadline`` (of ``time.monotonic``) has passed.
+    The socket does not block. ``worked``: the address that took the last connection, which is tried first. ``wait``
+    waits for some seconds, or raises OSError. Raises OSError, or a TimeoutError without a number once ``deadline`` (of
+    ``time.monotonic``) has passed.
     """
     if destination.path:
         sock = socket.socket(socket.AF_UNIX)
         try:
             sock.setblocking(False)
             while not unix_connected(sock, destination.path):
-                sleep(min(_left(deadline), QUEUE_SECONDS))
+                wait(min(_left(deadline), QUEUE_SECONDS))
         except BaseException:
             sock.close()
             raise

@@ -176,6 +176,8 @@ class SharedConnections:
         try:
             made = self._dial(deadline)
         except OSError as error:
+            if self._closed:
+                return failures.CLOSED
             if isinstance(error, TimeoutError) and error.errno is None:
                 return failures.EXPIRED  # the deadline has passed, and not that of the system
             failure = failures.of_error(self._address, error)
@@ -207,8 +209,13 @@ class SharedConnections:
             self._over.release()
         return self._closed
 
+    def _wait(self, seconds: float) -> None:
+        """Wait. Raises OSError once the client is closed."""
+        if self._closed_within(seconds):
+            raise ConnectionAbortedError
+
     def _dial(self, deadline: float) -> BlockingConnection:
-        sock, self._worked = dial(self._destination, deadline, self._worked)
+        sock, self._worked = dial(self._destination, deadline, self._worked, self._wait)
         try:
             tls = None
             if self._tls is not None:

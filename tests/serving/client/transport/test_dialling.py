@@ -165,20 +165,34 @@ def test_a_name_is_found_where_no_thread_can_be_started(ask, monkeypatch):
         assert ask(f"localhost:{alive.rpartition(':')[2]}")
 
 
-def test_a_unix_socket_whose_queue_is_full_is_waited_for(ask, tmp_path, monkeypatch):
-    monkeypatch.setattr("normfold.serving.client.transport.retries.FIRST_SECONDS", 0.002)
-    with contextlib.ExitStack() as stack:
-        listener = stack.enter_context(socket.socket(socket.AF_UNIX))
+@pytest.fixture
+def full_socket(tmp_path):
+    """A Unix socket that listens, with a full queue."""
+    with socket.socket(socket.AF_UNIX) as listener, socket.socket(socket.AF_UNIX) as waiting:
         listener.bind(str(tmp_path / "s"))
         listener.listen(0)
-        stack.enter_context(socket.socket(socket.AF_UNIX)).connect(str(tmp_path / "s"))
+        waiting.connect(str(tmp_path / "s"))
+        yield listener
 
-        def serve() -> None:
-            listener.accept()[0].close()
-            with listener.accept()[0] as sock, contextlib.suppress(EOFError, OSError):
-                answers(Peer(sock))
 
-        timer = threading.Timer(0.3, serve)
+def test_a_unix_socket_whose_queue_is_full_is_waited_for(ask, full_socket, monkeypatch):
+    monkeypatch.setattr("normfold.serving.client.transport.retries.FIRST_SECONDS", 0.002)
+
+    def serve() -> None:
+        full_socket.accept()[0].close()
+        with full_socket.accept()[0] as sock, contextlib.suppress(EOFError, OSError):
+            answers(Peer(sock))
+
+    timer = threading.Timer(0.3, serve)
+    timer.start()
+    assert ask(f"unix:{full_socket.getsockname()}")
+    timer.join(30)
+
+
+def test_a_client_that_is_closed_waits_no_more_for_a_unix_socket(full_socket):
+    with Client(f"unix:{full_socket.getsockname()}") as client:
+        timer = threading.Timer(0.1, client.close)
         timer.start()
-        assert ask(f"unix:{tmp_path}/s")
+        with pytest.raises(ClientError, match="CANCELLED: the client was closed"):
+            client.is_live(timeout=20)
         timer.join(30)
