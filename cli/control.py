@@ -276,7 +276,7 @@ def _say(client: Client, model: str) -> None:
 
 
 def without(client: Client, model: str) -> str | None:
-    """That the server has no such model, and which it has; None where it has it, or does not tell which it has."""
+    """A sentence that the server has no such model, but others; None: it has the model, or does not say what it has."""
     from normfold.serving.errors import Status
 
     known = _unless_denied(lambda: {state.model for state in client.models()}, Status.UNIMPLEMENTED)

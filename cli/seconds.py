@@ -13,7 +13,7 @@ __all__ = ["Seconds"]
 
 
 class Seconds(click.FloatRange):
-    """A number of seconds; a longer time than a client waits, infinity too, is the longest that it does."""
+    """A number of seconds. A longer time than a client can wait, such as infinity, becomes the longest that it can."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         """``value`` as a number. Raises BadParameter, also for NaN, which no comparison finds out of range."""

@@ -20,7 +20,7 @@ MADE_ROOM = "unloaded to make room: loads at its next request"
 ASLEEP = (NOT_LOADED, MADE_ROOM)
 #: The reasons of versions whose last load has not failed.
 PLAIN = (UNLOADED, *ASLEEP)
-#: What a model or a row of the index says that tells of no failure: one of these, or nothing.
+#: The reasons, and "" for none, of a model or a row of the index whose last load has not failed.
 NO_FAILURE = ("", *PLAIN)
 
 

@@ -1,4 +1,4 @@
-"""Values as JSON that every reader takes: of NaN and infinity, which JSON lacks, Python would write names."""
+"""Values as JSON that every reader takes: json.dumps writes NaN and infinity as words that are no JSON."""
 
 from __future__ import annotations
 

@@ -96,6 +96,6 @@ def inflated(data: bytes, encoding: bytes) -> bytes:
         raise ValueError(f"decompressed it would have more than {LARGEST_MESSAGE} bytes")
     if not reader.eof:
         raise ValueError("it cannot be decompressed: it is cut off")
-    if reader.unused_data:  # perhaps the rest of the message: without it the answer would be another
+    if reader.unused_data:  # it may be the rest of the message
         raise ValueError("it cannot be decompressed: bytes follow behind its end")
     return message

@@ -202,7 +202,7 @@ def _again(retries: Retries, path: str, reply: Reply, seconds_left: float) -> fl
 
 
 def _answered(message: bytes | None) -> Reply:
-    """The end of a call that grpcio takes for a good one: with None for a message that did not come."""
+    """The end of a call without an error; grpcio gives None where no message came."""
     return NO_MESSAGE if message is None else Reply(Status.OK, "", message)
 
 
