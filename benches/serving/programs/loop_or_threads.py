@@ -8,5 +8,5 @@ from normfold.serving.scheduling.inline import RunTimes
 
 if __name__ == "__main__":
     bound = float(sys.argv.pop(1))
-    load.RunTimes = lambda seconds: RunTimes(bound if seconds else 0.0)  # type: ignore[assignment, misc]
+    load.RunTimes = lambda seconds, turn: RunTimes(bound if seconds else 0.0, turn)  # type: ignore[assignment, misc]
     main()
