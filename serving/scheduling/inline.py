@@ -12,7 +12,7 @@ machine interrupts runs, and then they look long, too. So shapes that left the l
 pause is short where they had stayed for long, and doubles each time that they had not.
 
 However short they are, many runs in a row keep everything else on the event loop waiting: health, too. So the runs of
-one turn of the loop, of all models together, take TURN_SECONDS at most. Then runs go to other threads.
+one turn of the loop, of all models together, take about TURN_SECONDS at most. What is more runs on threads.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ Array = NDArray[Any]
 Shapes = tuple[tuple[str, tuple[int, ...]], ...]
 
 #: Shapes with longer runs are run on another thread. That detour takes 180 to 250 microseconds of the processor where
-#: requests come one at a time, and 35 to 100 for each of 16 in flight, which share runs. With one CPU, runs on the loop
-#: were faster at every length; with two and 16 in flight, below 170 microseconds. Requests that wait for the event loop
-#: are still in their sockets, where they can be neither counted nor refused, so the bound is not higher.
-#: (2 CPUs, AMD EPYC, 2026-11-30)
-INLINE_SECONDS = 200e-6
+#: requests come one at a time, and 35 to 80 for each of 16 in flight, which share runs. With two CPUs and 16 in flight,
+#: runs of more than 150 microseconds are faster there; shorter ones, too, where 8 rows take little longer than one.
+#: Requests that wait for the event loop are still in their sockets, where they can be neither counted nor refused.
+#: (2 CPUs, AMD EPYC, 2026-11-30; `python -m benches.serving detour`)
+INLINE_SECONDS = 100e-6
 #: Runs that took longer than this elsewhere do not try the event loop.
 VERY_LONG_SECONDS = 1e-3
 
@@ -50,7 +50,7 @@ STEADY = 4
 LONG, VERY_LONG, DOUBT = 3, 16, 28
 
 #: Runs of all models on the event loop, before everything else there has its turn, in seconds.
-TURN_SECONDS = 3e-3
+TURN_SECONDS = 10e-3
 
 #: Sets of shapes that are remembered for a model. A table that would exceed it is cleared, and all are learned again.
 LIMIT = 1024
@@ -102,22 +102,21 @@ class LoopTurn:
     """What the runs of all models have taken in this turn of the event loop."""
 
     def __init__(self) -> None:
-        #: Whether no more runs belong on the event loop in this turn.
-        self.is_over = False
-        self._ns, self._renewing = 0, False
+        self._ns = 0
+
+    @property
+    def is_over(self) -> bool:
+        """Whether no more runs belong on the event loop in this turn."""
+        return self._ns > TURN_SECONDS * 1e9
 
     def spend(self, ns: int) -> None:
         """Count a run on the event loop that took ``ns`` nanoseconds."""
-        # Nothing tells that a new turn begins, so short runs of several turns are counted together at first.
-        self._ns += ns
-        if self._ns > TURN_SECONDS * 0.5e9:
-            self.is_over = self._ns > TURN_SECONDS * 1e9
-            if not self._renewing:
-                self._renewing = True
-                asyncio.get_running_loop().call_soon(self._renew)
+        if not self._ns:
+            asyncio.get_running_loop().call_soon(self._renew)
+        self._ns += max(ns, 1)
 
     def _renew(self) -> None:
-        self._ns, self.is_over, self._renewing = 0, False, False
+        self._ns = 0
 
 
 class RunTimes:

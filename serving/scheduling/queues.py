@@ -16,13 +16,9 @@ from numpy.typing import NDArray
 
 from normfold.serving.scheduling.batching import BatchPolicy
 from normfold.serving.scheduling.fair_queue import FairQueue
-from normfold.serving.scheduling.inline import LoopTurn, RunTime
+from normfold.serving.scheduling.inline import RunTime
 from normfold.serving.scheduling.running import Mark, Running
 from normfold.serving.scheduling.statistics import RequestTiming
-
-#: More waiting requests than this run together, however short the run of each is. With 128 in flight, a server answered
-#: 7,300 of them a second in place of 5,600 (2 CPUs; 8 rows took twice as long as one, of 150 microseconds).
-FEW = 16
 
 Array = NDArray[Any]
 Feeds = Mapping[str, Array]
@@ -67,8 +63,8 @@ class _Level:
 class Queues:
     """The waiting jobs of one model version, by priority and then by arrival."""
 
-    def __init__(self, policy: BatchPolicy, turn: LoopTurn) -> None:
-        self._policy, self._turn = policy, turn
+    def __init__(self, policy: BatchPolicy) -> None:
+        self._policy = policy
         self._levels = {level: _Level() for level in range(policy.levels + 1)}
         self._lock = threading.Lock()
         #: The outputs for which a job shares no run.
@@ -110,11 +106,6 @@ class Queues:
         """The jobs of one level, those of callers that have left included."""
         return len(self._levels[level])
 
-    @property
-    def crowded(self) -> bool:
-        """Whether so many jobs wait, or the event loop has so much to do, that short runs are shared, too."""
-        return self._turn.is_over or sum([len(level) for level in self._levels.values()]) > FEW
-
     def displaced(self, level: int, connection: object) -> Job | None:
         """Take out the job that makes place for one that comes on ``connection``; see ``FairQueue.displaced``."""
         with self._lock:
@@ -155,12 +146,10 @@ class Queues:
     def _gather(self, head: Job) -> tuple[list[Job], int]:
         """``head`` and the waiting jobs that run with it, by priority and then by arrival; and all their rows.
 
-        A head that runs on the event loop runs alone if few wait: the detour of a batch would take longer.
-
         The rows are ``max_rows`` where the next job does not fit, or must not be overtaken: this batch is full, too.
         """
         batch, rows = [head], head.rows
-        if self._policy.max_rows > 1 and not (self._is_alone(head) or self._runs_inline(head)):
+        if self._policy.max_rows > 1 and not self._is_alone(head):
             for line in self._lines():
                 for job in line:
                     if job is head or job.future.done():
@@ -174,9 +163,6 @@ class Queues:
                     batch.append(job)
                     rows += job.rows
         return batch, rows
-
-    def _runs_inline(self, head: Job) -> bool:
-        return head.run_time.inline and not self._policy.max_delay_us and not self.crowded
 
     def _first_due(self, now_ns: int) -> tuple[list[Job], int]:
         """The first batch, in the order of the first job of each, that waits for no more; else the least time to wait.

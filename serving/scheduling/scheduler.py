@@ -56,7 +56,7 @@ class Scheduler:
         #: How long runs take, which decides which of them stay on the event loop.
         self.times = RunTimes() if times is None else times
         self._turn = self.times.turn
-        self._queues = Queues(policy, self._turn)
+        self._queues = Queues(policy)
         self._timer: asyncio.TimerHandle | None = None
 
     async def submit(
@@ -264,10 +264,7 @@ class Scheduler:
         running = batch[0].running
         assert running is not None
         ran = self._execute(batch, running.run)
-        following: list[Job] = []
-        # few requests with short runs go on on the event loop
-        if self._policy.max_delay_us or self._queues.crowded or not batch[0].run_time.tries_again():
-            following, _ = self._queues.take(time.perf_counter_ns(), self._begin_elsewhere)
+        following, _ = self._queues.take(time.perf_counter_ns(), self._begin_elsewhere)
         with contextlib.suppress(RuntimeError):  # the server has ended, and nobody waits for an answer
             loop.call_soon_threadsafe(self._ran, loop, batch, ran, not following)
             if following:

@@ -12,7 +12,6 @@ import pytest
 from normfold.serving.scheduling import inline
 from normfold.serving.scheduling.batching import BatchPolicy
 from normfold.serving.scheduling.inline import LoopTurn, RunTime, RunTimes
-from normfold.serving.scheduling.queues import FEW
 from normfold.serving.scheduling.scheduler import Scheduler
 from normfold.serving.scheduling.statistics import Statistics
 
@@ -164,35 +163,6 @@ def test_requests_of_an_open_shape_teach_where_their_runs_belong():
     assert asyncio.run(scenario(0.0)) == [False] * (inline.TRIED_RUNS + 2)
 
 
-def _busy_with_another_shape(submits: int, turn_seconds: float) -> list[tuple[bool, int]]:
-    """Each run of ``submits`` short requests behind a long one: whether it was on the loop, and its rows."""
-    runs: list[tuple[bool, int]] = []
-    held = threading.Event()
-
-    def model(feeds, outputs):
-        x = feeds["x"]
-        if x.shape[1] == 9:
-            held.wait(20)
-        else:
-            runs.append((threading.current_thread() is threading.main_thread(), len(x)))
-        return [x]
-
-    async def scenario():
-        with ThreadPoolExecutor(1) as executor:
-            scheduler = Scheduler(model, BatchPolicy(max_rows=8), 1, executor, Statistics(), _short_times())
-            jobs = [asyncio.ensure_future(scheduler.submit(_x(1, 9), 1, ["y"], 0, 0))]
-            await asyncio.sleep(0)
-            jobs += [asyncio.ensure_future(scheduler.submit(_x(1, 5), 1, ["y"], 0, 0)) for _ in range(submits)]
-            await asyncio.sleep(0)
-            held.set()
-            await asyncio.wait_for(asyncio.gather(*jobs), 20)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(inline, "TURN_SECONDS", turn_seconds)
-        asyncio.run(scenario())
-    return runs
-
-
 def _short_times(turn: LoopTurn | None = None) -> RunTimes:
     """Run times in which one row of five numbers belongs on the event loop, whatever the runs of the test take."""
     times = RunTimes(100.0, turn)
@@ -201,57 +171,50 @@ def _short_times(turn: LoopTurn | None = None) -> RunTimes:
     return times
 
 
-def test_waiting_requests_with_short_runs_come_back_to_the_loop_and_run_alone_there():
-    assert _busy_with_another_shape(6, turn_seconds=1000) == [(False, 1)] + [(True, 1)] * 5
-
-
-def test_many_waiting_requests_run_together_although_their_runs_are_short():
-    runs = _busy_with_another_shape(FEW + 9, turn_seconds=1000)
-    assert runs[0] == (False, 8)
-    assert runs[-1] == (True, 1)
-    assert sum(rows for _, rows in runs) == FEW + 9
-
-
-def _in_one_turn(submits: int, policy: BatchPolicy) -> list[tuple[bool, list[int]]]:
-    """The runs of so many requests that come in one turn of the loop, of which one run takes the whole.
-
-    Half of them ask one model, half another. For each run: whether it was on the loop, and what it was given.
-    """
-    runs: list[tuple[bool, list[int]]] = []
+def test_what_is_too_much_for_a_turn_of_the_loop_runs_elsewhere_in_its_order():
+    runs: list[tuple[bool, list[float]]] = []
 
     def model(feeds, outputs):
         runs.append((threading.current_thread() is threading.main_thread(), feeds["x"][:, 0].tolist()))
         return [feeds["x"]]
 
-    async def scenario():
+    async def scenario(policy):
+        runs.clear()
         turn = LoopTurn()
         with ThreadPoolExecutor(1) as executor:
             one, other = (Scheduler(model, policy, 1, executor, Statistics(), _short_times(turn)) for _ in range(2))
-            jobs = [
-                asyncio.ensure_future((one, other)[n % 2].submit({"x": np.full((1, 5), n)}, 1, ["y"], 0, 0))
-                for n in range(submits)
-            ]
-            await asyncio.wait_for(asyncio.gather(*jobs), 20)
+
+            def ask(scheduler, value):
+                return scheduler.submit({"x": np.full((1, 5), value, np.float32)}, 1, ["y"], 0, 0)
+
+            # the first run takes the whole turn, of the other model, too
+            await asyncio.wait_for(asyncio.gather(*[ask((one, other)[n % 2], n) for n in range(40)]), 20)
             assert not turn.is_over
-            await one.submit({"x": np.full((1, 5), submits)}, 1, ["y"], 0, 0)
+            await ask(other, 40)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(inline, "TURN_SECONDS", 0.0)
-        asyncio.run(scenario())
-    return runs
+        for policy in (BatchPolicy(), BatchPolicy(max_rows=8), BatchPolicy(max_rows=8, in_order=True)):
+            asyncio.run(scenario(policy))
+            assert runs[0] == (True, [0])
+            assert (True, [1]) not in runs
+            assert runs[-1] == (True, [40])
+            for parity in (0, 1):
+                own = [n for _, given in runs for n in given if n % 2 == parity]
+                assert own == sorted(own)
+            assert sorted(n for _, given in runs for n in given) == list(range(41))
 
 
-def test_the_runs_of_all_models_share_a_turn_of_the_loop_and_what_is_too_much_runs_elsewhere():
-    runs = _in_one_turn(8, BatchPolicy(max_rows=8))
-    assert runs[0] == (True, [0])
-    assert (False, [1]) in runs
-    assert (False, [2]) in runs
-    assert runs[-1] == (True, [8])
-    assert sorted(n for _, numbers in runs for n in numbers) == list(range(9))
+def test_the_turn_of_the_loop_ends_with_it():
+    async def scenario():
+        turn = LoopTurn()
+        for _ in range(2):
+            turn.spend(int(inline.TURN_SECONDS * 1e9))
+            assert not turn.is_over
+            turn.spend(1)
+            assert turn.is_over
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            assert not turn.is_over
 
-
-@pytest.mark.parametrize("policy", [BatchPolicy(), BatchPolicy(max_rows=8, in_order=True)])
-def test_what_came_first_runs_first_although_the_turn_is_over(policy):
-    for parity in (0, 1):
-        own = [n for _, numbers in _in_one_turn(40, policy) for n in numbers if n % 2 == parity]
-        assert own == sorted(own)
+    asyncio.run(scenario())

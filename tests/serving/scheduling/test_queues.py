@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from normfold.serving.scheduling.batching import BatchPolicy
-from normfold.serving.scheduling.inline import LoopTurn, RunTime
+from normfold.serving.scheduling.inline import RunTime
 from normfold.serving.scheduling.queues import Job, Queues
 
 
@@ -15,8 +15,7 @@ from normfold.serving.scheduling.queues import Job, Queues
 def wait():
     """A function that lets a job wait, and the queues that it waits in: a batch of up to 4 rows waits for 1000 ns."""
     loop = asyncio.new_event_loop()
-    policy = BatchPolicy(max_rows=4, max_delay_us=1, preferred=frozenset({3}), levels=2, default_level=2)
-    queues = Queues(policy, LoopTurn())
+    queues = Queues(BatchPolicy(max_rows=4, max_delay_us=1, preferred=frozenset({3}), levels=2, default_level=2))
 
     def add(key: str, arrived_ns: int = 0, rows: int = 1, level: int = 2) -> Job:
         job = Job({}, rows, ("y",), level, arrived_ns, loop.create_future(), RunTime(0))
@@ -106,7 +105,7 @@ def test_jobs_whose_callers_have_left_fill_no_batch(wait):
 
 def test_without_batching_no_request_waits_for_others():
     loop = asyncio.new_event_loop()
-    queues = Queues(BatchPolicy(max_rows=1, max_delay_us=1), LoopTurn())
+    queues = Queues(BatchPolicy(max_rows=1, max_delay_us=1))
     jobs = [Job({}, rows, ("y",), 0, 0, loop.create_future(), RunTime(0)) for rows in (0, 1)]
     for job in jobs:
         queues.add(job)
