@@ -35,9 +35,13 @@ def moved_weights(content: bytes, seed: int) -> bytes:
     model, rng = onnx.load_model_from_string(content), np.random.default_rng([4, seed])
     sizing = {name for node in model.graph.node if node.op_type in SIZING for name in node.input}
     sizing |= _calculating_sizes(model.graph)
+    exponents = {node.input[1] for node in model.graph.node if node.op_type == "Pow"}
     for tensor in model.graph.initializer:
         if tensor.data_type in FLOATS and tensor.name not in sizing:
-            tensor.CopyFrom(numpy_helper.from_array(_moved(numpy_helper.to_array(tensor), rng), tensor.name))
+            array = numpy_helper.to_array(tensor)
+            if tensor.name in exponents and (array == np.trunc(array)).all():
+                continue  # the square of a negative number would be NaN if its exponent were not exactly 2
+            tensor.CopyFrom(numpy_helper.from_array(_moved(array, rng), tensor.name))
     return bytes(model.SerializeToString())
 
 

@@ -15,6 +15,7 @@ from normfold.export import pipeline
 from normfold.export.errors import VerificationError
 from normfold.export.fold import FoldReport, fold
 from normfold.export.graphs.exact import narrow_types
+from normfold.export.graphs.runtime import Runtime
 from normfold.export.graphs.unrounded import holding
 from normfold.export.onnx_fold import fold_file
 from normfold.export.proof import rounding
@@ -150,3 +151,17 @@ def test_numbers_that_are_only_cut_by_a_size_or_divided_by_one_move() -> None:
     moved = [onnx.load_model_from_string(moved_weights(content, seed)).graph.initializer for seed in range(8)]
     for name, before in held.items():
         assert any(np.any(numpy_helper.to_array(t) != before) for ts in moved for t in ts if t.name == name), name
+
+
+def test_whole_exponents_do_not_move_because_the_square_of_a_negative_number_would_be_nan() -> None:
+    text = """(float[N] x) => (float[N] y) <float two = {2.0}, float half = {0.5}> {
+        square = Pow (x, two)  root = Pow (square, half)  y = Add (square, root) }"""
+    content = graph(text).SerializeToString()
+    found: dict[str, set[float]] = {"two": set(), "half": set()}
+    for seed in range(8):
+        moved = moved_weights(content, seed)
+        assert np.isfinite(Runtime(moved, optimised=False).run({"x": np.float32([-3, -0.5, 2])})["y"]).all()
+        for t in onnx.load_model_from_string(moved).graph.initializer:
+            found[t.name].add(numpy_helper.to_array(t).item())
+    assert found["two"] == {2}
+    assert len(found["half"]) > 1
