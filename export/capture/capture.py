@@ -16,6 +16,7 @@ import logging
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import onnx_ir as ir
@@ -37,7 +38,7 @@ from normfold.export.capture.number_types import as_floats_where_mixed
 from normfold.export.capture.pieces import DynamicPieces
 from normfold.export.capture.recurrent import TRANSLATIONS, WholeRecurrence
 from normfold.export.capture.running_statistics import as_batch_norms
-from normfold.export.capture.settled import WritesLeftOut, own_copies
+from normfold.export.capture.settled import WritesLeftOut, moves_on, own_copies
 from normfold.export.capture.tidy import name_dimensions, tidy
 from normfold.export.capture.window_pool import WINDOW_POOL
 from normfold.export.errors import CaptureError
@@ -73,7 +74,7 @@ def capture(
     Raises CaptureError with a message of :mod:`normfold.export.capture.capture_errors`, which names the user's line.
     """
     with torch.no_grad(), _quiet(), network.held.kept():
-        sizes = without_inner_ones(lambda s: network.call(_example(network, specs, s).tensors), specs, sizes)
+        sizes = without_inner_ones(network, lambda s: _example(network, specs, s).tensors, specs, sizes)
         example = _example(network, specs, sizes)
         names = [name for name, _ in named_outputs(network.call(example.tensors))]
         splits, program = _traced(network, specs, example)
@@ -103,13 +104,15 @@ def _traced(
                 own_copies(program)
             return splits, program
         except Exception as error:
-            if left_out is None and capture_errors.writes_while_it_runs(error):
-                left_out = WritesLeftOut()
+            writes = left_out is None and capture_errors.writes_while_it_runs(error)
+            if writes and not moves_on(network, partial(network.call, example.tensors)):
+                left_out = WritesLeftOut(network)
                 continue
             few = next((e for e in _causes(error) if isinstance(e, TooFewBlocks)), None)
             sizes = None if few is None else sizes_with_blocks(few.blocks, specs, example.sizes)
             if sizes is None:
-                raise _explain(error, network, specs, example, splits) from error
+                with WritesLeftOut(network):  # perhaps it writes, and failed before
+                    raise _explain(error, network, specs, example, splits) from error
             example = _example(network, specs, sizes)
     raise CaptureError(str(splits.found[-1]))
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
+from normfold.export.capture.named_network import NamedNetwork
 from normfold.export.inputs.sizes import CASE_ELEMENTS, batch_dimension
 from normfold.export.inputs.specs import InputSpec, dimensions
 
@@ -26,19 +27,23 @@ MOST_TRIES = 4
 Sizes = Mapping[str, int]
 
 
-def without_inner_ones(run: Callable[[Sizes], Any], specs: Sequence[InputSpec], sizes: Sizes) -> Sizes:
+def without_inner_ones(
+    network: NamedNetwork, draw: Callable[[Sizes], Sequence[Tensor]], specs: Sequence[InputSpec], sizes: Sizes
+) -> Sizes:
     """Return ``sizes``, or multiples of them, at which no inner size of the network is 1 by chance.
 
-    run(sizes) runs the network, and raises where it does not take them.
+    draw(sizes) returns inputs. The network is left as it was found.
     """
     traced, found = sizes, None
     for _ in range(MOST_TRIES):
         wider = _doubled(specs, traced)
         if wider == traced or max(prod(s.shape(wider)) for s in specs) > CASE_ELEMENTS:
             break
-        found = _shapes(run, traced) if found is None else found
-        more = _shapes(run, wider)
-        if found is None or more is None or not _ones(found, more):
+        found = _shapes(network, draw(traced)) if found is None else found
+        if found is None or not any(1 in shape for _, shape in found):
+            break
+        more = _shapes(network, draw(wider))
+        if more is None or not _ones(found, more):
             break
         traced, found = wider, more
     return traced
@@ -57,12 +62,12 @@ def _doubled(specs: Sequence[InputSpec], sizes: Sizes) -> Sizes:
     return doubled
 
 
-def _shapes(run: Callable[[Sizes], Any], sizes: Sizes) -> list[tuple[object, torch.Size]] | None:
+def _shapes(network: NamedNetwork, inputs: Sequence[Tensor]) -> list[tuple[object, torch.Size]] | None:
     """Return the shape of every tensor that torch's functions give inside the network; None where it does not run."""
     recorder = _Recorder()
     try:
-        with recorder:
-            run(sizes)
+        with network.held.kept(), recorder:
+            network.call(inputs)
     except Exception:  # whatever the user's code raises where it does not take these sizes
         return None
     return recorder.found

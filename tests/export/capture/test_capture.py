@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from normfold.export.capture.capture import capture
 from normfold.export.capture.capture_errors import fixed_dimension, refuse_training_modules
+from normfold.export.capture.inner_ones import without_inner_ones
 from normfold.export.capture.named_network import NamedNetwork, named_outputs
 from normfold.export.capture.tidy import MODULE
 from normfold.export.errors import CaptureError, InputSpecError
@@ -330,19 +331,18 @@ def test_attention_over_three_axes_is_told_which_axis_is_missing() -> None:
         captured(Net(attention))
 
 
-def test_a_weight_that_forward_writes_through_data_is_named_as_the_reason() -> None:
-    class Clamped(nn.Module):
+def test_a_weight_that_forward_goes_on_changing_through_data_is_named_as_the_reason() -> None:
+    class Shrinking(nn.Module):
         def __init__(self) -> None:
             super().__init__()
             self.scale = nn.Parameter(torch.ones(3, 1))
 
         def forward(self, x: Tensor) -> Tensor:
-            y = x * self.scale
-            self.scale.data.clamp_(min=0)
-            return y
+            self.scale.data.mul_(1 - 1e-6)
+            return x * self.scale
 
     with pytest.raises(CaptureError, match=r"writes a tensor through \.data while it runs") as caught:
-        captured(Clamped().eval())
+        captured(Shrinking().eval())
     assert "fake tensor" not in str(caught.value)
 
 
@@ -475,6 +475,77 @@ def test_a_limit_on_the_weights_in_forward_is_applied_once_and_captured() -> Non
     model = captured(network)
     assert torch.equal(weight, given), "the network is given back as it was"
     agrees(network, model, (2, 3, 18), (1, 3, 31))
+
+
+class Writing(nn.Module):
+    """Writes .data of a weight, of a buffer and of an answer, as ``write(module, answer)`` says."""
+
+    def __init__(self, write: Callable[[Any, Tensor], None]) -> None:
+        super().__init__()
+        self.weight, self.write = nn.Parameter(torch.linspace(0.1, 1, 3)[:, None]), write
+        self.register_buffer("most", torch.linspace(0.1, 1, 3)[:, None], persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = x * self.weight
+        self.write(self, y)
+        return y * self.most
+
+
+def test_a_limit_on_a_buffer_that_is_not_saved_is_captured_too() -> None:
+    network = Writing(lambda module, y: module.most.data.clamp_(max=0.5))
+    model = captured(network)
+    assert network.most.max() == 1
+    agrees(network, model, (2, 3, 18), (1, 3, 31))
+
+
+def test_what_is_written_into_the_data_of_an_answer_is_captured_and_not_left_out() -> None:
+    network = Writing(lambda module, y: y.data.clamp_(max=0.1))
+    agrees(network, captured(network), (2, 3, 18), (1, 3, 31))
+
+    def assigned(module: nn.Module, y: Tensor) -> None:
+        y.data = y.data.clamp(max=0.1)
+
+    with pytest.raises(CaptureError, match=r"assigns \.data of a tensor that is no weight or buffer"):
+        captured(Writing(assigned))
+
+
+def test_a_fixed_dimension_of_a_network_that_limits_its_weights_is_named() -> None:
+    class Fixed(Writing):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x).reshape(2, 3, -1)
+
+    with pytest.raises(CaptureError, match=r"dimension 'N'.*cannot stay dynamic"):
+        captured(Fixed(lambda module, y: module.most.data.clamp_(max=0.5)))
+
+
+def larger(network: nn.Module, length: int) -> int:
+    """The length that a network is traced at instead of ``length``."""
+    named, specs = NamedNetwork(network.eval(), ["x"]), parse_inputs(["x=FP32[N,3,L]"])
+    return without_inner_ones(named, lambda s: (torch.ones(2, 3, s["L"]),), specs, {"N": 2, "L": length})["L"]
+
+
+def test_what_a_network_keeps_where_larger_sizes_are_tried_does_not_stay() -> None:
+    class Cached(nn.Conv1d):
+        table: Tensor | None = None
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = super().forward(x)
+            if self.table is None or len(self.table) < y.shape[-1]:
+                self.table = torch.arange(float(y.shape[-1]))
+            return y + self.table[: y.shape[-1]]
+
+    network = Cached(3, 4, 3)
+    with torch.no_grad():
+        assert larger(network, 3) == 6
+    assert network.table is None
+
+
+def test_a_network_in_which_no_size_is_1_runs_once_for_that_check() -> None:
+    lengths: list[int] = []
+    network = Writing(lambda module, y: lengths.append(y.shape[-1]))
+    network.weight, network.most = nn.Parameter(torch.ones(3, 18)), torch.ones(3, 18)
+    assert larger(network, 18) == 18
+    assert lengths == [18]
 
 
 def test_a_network_that_takes_another_path_at_the_larger_size_is_traced_where_it_was_asked_to_be() -> None:
