@@ -7,6 +7,7 @@ call on.
 
 from __future__ import annotations
 
+import dis
 import inspect
 from collections import OrderedDict, defaultdict, deque
 from collections.abc import Callable, Iterator
@@ -43,16 +44,17 @@ class Held:
     """The values of all parameters, buffers and plain attributes of a network at one moment."""
 
     def __init__(self, network: nn.Module):
-        # lazy ones get their values in the first run
-        lazy = any(nn.parameter.is_lazy(t) for t in (*network.parameters(), *network.buffers()))
-        owners = {} if lazy else {**_borrowed(network), **dict(network.named_modules())}
-        self._saved = {name: (owner, _copied(owner)) for name, owner in owners.items()}
-        self._tensors = {id(t): t for owner in owners.values() for t in _tensors(owner)}
+        owners = [*network.named_modules(), *_borrowed(network)]
+        tables = (table for _, owner in owners for table in (owner._parameters, owner._buffers))
+        if any(nn.parameter.is_lazy(t) for table in tables for t in table.values()):
+            owners = []  # lazy ones get their values in the first run
+        self._saved = [(name, owner, _copied(owner)) for name, owner in owners]
+        self._tensors = {id(t): t for _, owner in owners for t in _tensors(owner)}
 
     def changes(self) -> list[Written]:
         """Return what has another value now."""
         found = []
-        for name, (owner, saved) in self._saved.items():
+        for name, owner, saved in self._saved:
             now = _members(owner)
             for kind, before in saved.items():
                 for key in {**before, **now[kind]}:
@@ -63,7 +65,7 @@ class Held:
 
     def put_back(self) -> None:
         """Give everything that has another value now the value that it had."""
-        for owner, saved in self._saved.values():
+        for _, owner, saved in self._saved:
             now = _members(owner)
             for kind, before in saved.items():
                 for key in {**before, **now[kind]}:
@@ -163,18 +165,24 @@ class _Value:
 _MISSING = _Value(None, -1)
 
 
-def _borrowed(network: nn.Module) -> dict[str, nn.Module]:
+def _borrowed(network: nn.Module) -> list[tuple[str, nn.Module]]:
     """Return the modules that a forward() uses by the name of a variable around it, without being their owner."""
-    found: dict[str, nn.Module] = {}
+    found: list[tuple[str, nn.Module]] = []
+    known = set(network.modules())
     for module in network.modules():
         forward = inspect.unwrap(getattr(module.forward, "__func__", module.forward))
         if type(module).__module__.startswith("torch.") or not inspect.isfunction(forward):
             continue
+        # getclosurevars() also takes the names of attributes, self.encoder, for global variables
+        loaded = {i.argval for i in dis.get_instructions(forward) if i.opname == "LOAD_GLOBAL"}
+        around = {name: value for name, value in forward.__globals__.items() if name in loaded}
         with suppress(ValueError):  # a variable that has no value yet
-            variables = inspect.getclosurevars(forward)
-            for name, value in {**variables.globals, **variables.nonlocals}.items():
-                if isinstance(value, nn.Module):
-                    found |= {f"{name}.{inner}" if inner else name: part for inner, part in value.named_modules()}
+            around |= inspect.getclosurevars(forward).nonlocals
+        for name, value in around.items():
+            for inner, part in value.named_modules() if isinstance(value, nn.Module) else ():
+                if part not in known:
+                    known.add(part)
+                    found.append((f"{name}.{inner}" if inner else name, part))
     return found
 
 

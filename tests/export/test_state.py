@@ -316,3 +316,49 @@ def test_a_module_of_the_code_around_forward_is_left_as_it_is_and_its_state_is_f
     written = kept_state(network, lambda number: network(other_inputs(x, number)))
     assert written is not None
     assert "past.past" in {w.name for w in written}
+
+
+def test_a_module_around_forward_of_the_name_of_a_child_is_held_beside_it() -> None:
+    past = CachedConv()
+
+    class Borrowing(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.past = nn.Conv1d(3, 3, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y: Tensor = self.past(past(x))
+            return y
+
+    network = Borrowing().eval()
+    with Held(network).kept():
+        network(torch.ones(2, 3, 9))
+        assert past.past.any()
+    assert not past.past.any()
+
+
+UNUSED = nn.Linear(3, 3)
+
+
+def test_a_global_variable_of_the_name_of_an_attribute_is_not_held() -> None:
+    class Named(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x * self.UNUSED
+
+    held = Held(Named())
+    UNUSED.bias.detach().add_(1)
+    assert held.changes() == []
+
+
+def test_a_lazy_module_around_forward_gets_its_weights_in_the_first_run() -> None:
+    lazy = nn.LazyConv1d(3, 3)
+
+    class Borrowing(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            y: Tensor = lazy(x)
+            return y
+
+    network = Borrowing().eval()
+    with Held(network).kept():
+        network(torch.ones(2, 4, 9))
+    assert lazy.weight.shape == (3, 4, 3)
