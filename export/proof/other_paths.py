@@ -67,7 +67,9 @@ def _bounded_by(origin: Origin, paths: PathsAt, sizes: Sizes, guard: Guard, upwa
             f"dimension '{d}' is declared {f'up to {d.high}' if upwards else f'from {d.low}'}, but the graph holds the "
             f"network only while {reason}. Declare {bounded}"
         )
-    note = f"{name} is {f'up to {high}' if upwards else f'from {low}'}, while {reason}"
+    bound = f"{name} is {'up to' if upwards else 'from'} "
+    sizes = replace(sizes, notes=tuple(note for note in sizes.notes if not note.startswith(bound)))  # a wider one
+    note = f"{bound}{high if upwards else low}, while {reason}"
     return _with_bound(sizes, bounded, note, min(CASE_ELEMENTS, paths.most))
 
 

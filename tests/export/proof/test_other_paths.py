@@ -284,3 +284,19 @@ def test_where_the_graph_refuses_a_size_the_message_names_the_steps_that_it_take
 def test_where_an_output_has_another_shape_from_a_size_on_the_range_ends_there(tmp_path: Path) -> None:
     _, report = exported(cropped_by_an_eighth, tmp_path)
     assert "L from 8 to 63" in str(report.limits)
+
+
+def shorter_and_shorter(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    for length in (60, 50, 40):
+        y = y if x.shape[-1] <= length else y + 1
+    for length in (3, 5, 8):
+        y = y if x.shape[-1] >= length else y + 1
+    return y
+
+
+def test_of_several_bounds_of_a_range_the_last_is_noted(tmp_path: Path) -> None:
+    _, report = exported(shorter_and_shorter, tmp_path)
+    assert [note.partition(",")[0] for note in report.notes if note.startswith("L is")] == [
+        "L is up to 40",
+        "L is from 8",
+    ]
