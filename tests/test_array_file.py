@@ -13,9 +13,7 @@ from normfold.array_file import open_array_file
 from normfold.cli.benching import _arrays
 from normfold.cli.ends import _numbers
 from normfold.cli.infer import _read
-from normfold.serving.client.metadata import ModelMetadata, TensorMetadata
 
-METADATA = ModelMetadata("m", ("1",), "onnxruntime_onnx", (TensorMetadata("x", "FP32", (-1, 4)),), ())
 TOO_LARGE = "it says that it holds more than fits into memory"
 
 
@@ -35,7 +33,7 @@ def test_a_header_that_claims_more_than_memory_is_said(tmp_path: Path, shape: tu
         open_array_file(lone)
     for file in (lone, packed):
         with pytest.raises(click.UsageError, match=TOO_LARGE):
-            _read("x", f"@{file}", METADATA, cast=False)
+            _read("x", f"@{file}")
     with pytest.raises(ValueError, match=TOO_LARGE):
         _arrays(packed)
     with pytest.raises(click.ClickException, match=TOO_LARGE):
@@ -49,7 +47,7 @@ def test_a_damaged_member_of_an_archive_is_said(tmp_path: Path) -> None:
     content[60:200] = bytes(140)
     file.write_bytes(content)
     with pytest.raises(click.UsageError, match=r"x\.npz is not a \.npy, \.npz or \.json file with numbers: "):
-        _read("x", f"@{file}", METADATA, cast=False)
+        _read("x", f"@{file}")
     with pytest.raises(ValueError, match=r"x\.npz is not an \.npz file of arrays by name: "):
         _arrays(file)
 
@@ -61,4 +59,4 @@ def test_an_archive_packed_in_a_way_that_is_not_known_is_said(tmp_path: Path) ->
     at = content.rindex(b"PK\1\2") + 10  # the method in the list of contents
     file.write_bytes(content[:at] + b"\x63\0" + content[at + 2 :])
     with pytest.raises(click.UsageError, match="compression"):
-        _read("x", f"@{file}", METADATA, cast=False)
+        _read("x", f"@{file}")

@@ -503,13 +503,17 @@ def test_control_c_at_a_named_step_leaves_nothing_and_says_so(
     assert not (directory / "repository").exists()
 
 
-def test_a_network_that_goes_another_way_at_other_lengths_is_refused_with_both_lengths(directory: Path) -> None:
+def test_a_network_that_goes_another_way_at_other_lengths_is_told_which_to_declare(
+    directory: Path,
+) -> None:
     (directory / "mynets.py").write_text(PADS)
     result = normfold("mynets.py:Pads", "--input", "x=FP32[N,3,L]", *REPOSITORY)
     assert result.exit_code == 1
-    assert "was captured with N=2 L=32 does not run with N=2 L=65, where the network does" in result.stderr
-    assert "It takes another path there: give that dimension's size, or a range" in result.stderr
+    assert "only while (L % 4) == 0: at L = 33 the network takes another path than the graph" in result.stderr
+    assert "declare sizes where that holds in --input, in steps: L:4..:4" in result.stderr
     assert result.stderr.count("\n") == 1, "onnxruntime's own log must not reach the terminal"
+    result = normfold("mynets.py:Pads", "--input", "x=FP32[N,3,L:4..:4]", *REPOSITORY)  # the advice is followed
+    assert result.exit_code == 0, result.stderr
 
 
 def test_a_capture_that_is_another_network_is_refused_though_the_fold_is_true_to_it(

@@ -201,7 +201,11 @@ def test_the_command_takes_files_and_numbers(tmp_path: Path, monkeypatch: pytest
         (["--softmax", "y", "--sigmoid", "y"], 2, "is given more than once for y"),
     ],
 )
-def test_a_wrong_option_says_what_to_type(options: list[str], code: int, said: str) -> None:
+def test_a_wrong_option_says_what_to_type(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: list[str], code: int, said: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("net.onnx").touch()
     result = CliRunner().invoke(main, ["export", "net.onnx", "--repository", "r", "--name", "net", *options])
     assert (result.exit_code, said in result.output) == (code, True), result.output
 
