@@ -115,13 +115,13 @@ def verify(
     place; for a file that computes in float16, both are those of float16. Exit code 0: the same; 1: not the same, or an
     error.
     """
+    from normfold.export.sources.named import BOTH_SERVED, require_files
+
     check_weights_key(weights_key, weights)
     if is_served(first) and is_served(second):
-        raise click.ClickException("both sides are served models; one of the two must be a module or a file")
+        raise click.ClickException(BOTH_SERVED)
     code = Code([*weights], weights_key, keywords_of(config, arguments))
     with errors_as_messages(debug), steps(quiet=as_json) as (console, progress):
-        from normfold.export.sources.named import require_files
-
         for text in (first, second):
             require(text)
             require_files(text if is_code(text) else "")
@@ -153,7 +153,7 @@ def verify(
 
 
 def _print_ends(texts: tuple[str, str], ends: Ends, console: PlainConsole) -> None:
-    """Say where a version holds more than its network (--standardize, …), if this command was not told so."""
+    """Say where a version holds more than its network (--standardize, …), unless options here say the same."""
     from rich.markup import escape
 
     if ends.anything:

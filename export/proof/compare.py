@@ -16,6 +16,7 @@ from normfold.export.proof.moving import moved_inputs
 from normfold.export.proof.numbers import drawn_for, require_numbers
 from normfold.export.proof.proof import cases_of
 from normfold.export.proof.verify import Arrays, Case, Run, Verification, largest_errors, remembered, verify
+from normfold.export.sources.named import BOTH_SERVED
 from normfold.export.sources.origin import Origin
 
 __all__ = ["Side", "compare"]
@@ -44,7 +45,7 @@ def compare(a: Side, b: Side, samples: Sequence[Case] = ()) -> Verification:
     if a.origin is None:
         a, b = b, a
     if a.origin is None:
-        raise InputSpecError("both sides are served models; one of the two must be a module or a file")
+        raise InputSpecError(BOTH_SERVED)
     _require_one_shape(a, b)
     origin = a.origin
     if b.origin is not None:

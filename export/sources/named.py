@@ -9,7 +9,19 @@ from pathlib import Path
 from normfold.export.errors import CheckpointError, InputSpecError, SourceError
 from normfold.export.sources.defined import defined_names, whole_networks
 
-__all__ = ["names_file", "no_labels", "no_weights", "require_code", "require_files", "require_graph", "split_source"]
+__all__ = [
+    "BOTH_SERVED",
+    "names_file",
+    "no_labels",
+    "no_weights",
+    "require_code",
+    "require_files",
+    "require_graph",
+    "split_source",
+]
+
+#: Why two served models are not compared: one of them must say which inputs there are.
+BOTH_SERVED = "both sides are served models; one of the two must be a module or a file"
 
 
 def require_files(

@@ -36,7 +36,7 @@ PART_BYTES = 64 << 20
 KEPT_BYTES = 8 << 20
 KEPT_ANSWERS = 8
 
-#: A byte that is no UTF-8 goes to the model as so many.
+#: The bytes that the model gets in place of one that is no UTF-8.
 BYTES_OF_BYTE = 4
 
 #: Labels that take at most this part of the measured memory of a row are not counted: the measured one is too much.

@@ -76,14 +76,23 @@ def model_metadata(data: bytes) -> ModelMetadata:
 
 
 def _tensor(data: bytes) -> TensorMetadata:
-    """A TensorMetadata: name = 1, datatype = 2, shape = 3."""
-    texts, shape = {1: "", 2: ""}, []
+    return described(data)[0]
+
+
+def described(data: bytes) -> tuple[TensorMetadata, set[int]]:
+    """The tensor of a TensorMetadata or an InferOutputTensor, and the numbers of the fields that say other things.
+
+    In both, name = 1, datatype = 2, shape = 3. Raises ValueError for what is none of them.
+    """
+    texts, shape, others = {1: "", 2: ""}, [], set()
     for number, _, begin, end in fields(data):
         if number in texts:
             texts[number] = data[begin:end].decode()
         elif number == 3:
             shape += numbers(data, begin, end)
-    return TensorMetadata(texts[1], texts[2], tuple(shape))
+        else:
+            others.add(number)
+    return TensorMetadata(texts[1], texts[2], tuple(shape)), others
 
 
 def server_metadata(response: pb.ServerMetadataResponse) -> ServerMetadata:

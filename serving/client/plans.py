@@ -20,9 +20,9 @@ from normfold.serving.client import calls
 from normfold.serving.client.arguments import checked_model, checked_text, checked_version
 from normfold.serving.client.errors import ClientError
 from normfold.serving.client.inputs import Array
-from normfold.serving.client.metadata import ModelMetadata
+from normfold.serving.client.metadata import ModelMetadata, described
 from normfold.serving.errors import Status
-from normfold.serving.wire.fields import fields, numbers, packed, sized
+from normfold.serving.wire.fields import fields, packed, sized
 from normfold.serving.wire.varint import varint
 
 #: The plans of one client; all are forgotten when there would be more.
@@ -198,20 +198,15 @@ def _answer_plan(data: bytes) -> _AnswerPlan | None:
 def _output(data: bytes) -> tuple[str, np.dtype[Any], tuple[int, ...]] | None:
     """Name, dtype and shape of an output of numbers in raw contents; None for any other.
 
-    InferOutputTensor: name = 1, datatype = 2, shape = 3, contents = 5. Raises as ``_answer_plan``.
+    InferOutputTensor has its contents in field 5. Raises as ``_answer_plan``.
     """
-    texts, shape = {1: "", 2: ""}, []
-    for number, _, begin, end in fields(data):
-        if number in texts:
-            texts[number] = data[begin:end].decode()
-        elif number == 3:
-            shape += numbers(data, begin, end)
-        elif number == 5:
-            return None
-    dtype = by_name(texts[2]).dtype
-    if dtype.hasobject or any(size < 0 for size in shape):
+    tensor, others = described(data)
+    if 5 in others:
         return None
-    return texts[1], dtype, tuple(shape)
+    dtype = by_name(tensor.datatype).dtype
+    if dtype.hasobject or any(size < 0 for size in tensor.shape):
+        return None
+    return tensor.name, dtype, tensor.shape
 
 
 def _by_protobuf(data: bytes) -> calls.Answer:

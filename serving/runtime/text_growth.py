@@ -34,7 +34,7 @@ _MOVE = frozenset(
         *("StringSplit", "Tokenizer", "Transpose", "Unique", "Unsqueeze"),
     }
 )
-#: Capitals may have so many times the bytes.
+#: How many times more bytes a string may have once it is in capitals.
 _CAPITALS = {"StringNormalizer": 4}
 #: Nodes that take each string at most once for each of their indices; of more than MOST_PICKED it may be any number.
 _PICK, MOST_PICKED = frozenset({"ArrayFeatureExtractor", "Gather"}), 16
@@ -57,7 +57,7 @@ _LABELS, _DEFAULT = ("values_strings", "values_tensor", "classlabels_strings", "
 class TextGrowth:
     """What the strings of a graph take."""
 
-    #: Of those whose number does not matter: so many times the bytes of the strings of the request, all together.
+    #: Of strings whose number does not matter: the bytes of all of them, over those of the request's strings.
     copies: float
     #: The longest has at most so many times the bytes of the longest of the request, and ``constant`` others.
     times: float = 0.0
@@ -84,7 +84,7 @@ class TextGrowth:
 class _Texts:
     """The strings of one tensor."""
 
-    #: Input -> so many times the bytes of its strings are here at most; inf: it depends on how many elements there are.
+    #: Input -> the bytes here over those of the input's strings, at most; inf: they depend on the number of elements.
     copies: Mapping[str, float]
     #: As in TextGrowth.
     times: float

@@ -1,4 +1,4 @@
-"""A wrong path, name or number is told before PyTorch and the graph tools are imported, which takes seconds."""
+"""A wrong path, name or number is reported before PyTorch and the graph tools are imported, which takes seconds."""
 
 from __future__ import annotations
 
