@@ -7,6 +7,7 @@ frontend           binds, accepts, stops
 connection         one connection: its calls
 socket_side        its socket: turns, flushes, the end
 tls_side           TLS between the two
+system_socket      what the system knows of a socket
 frame_reader       from bytes to frames, data and header blocks
 control            the other frames: settings, flow control, ping, reset
 limits             what one client may use, and the fault that ends a connection
@@ -14,6 +15,7 @@ sending            flow control of the answers
 requests           the method, deadline and compression that a block of headers asks for
 opening            from headers to calls
 refused_again      requests like one that was refused
+rests              connections whose requests are refused, read more rarely
 progress           gives up what does not progress
 lifetime           age, idle time and silence of a connection, and its gentle end
 past_streams       streams that were passed over or reset

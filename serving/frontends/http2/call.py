@@ -15,6 +15,7 @@ from normfold.serving.frontends.http2.limits import WINDOW_BYTES, CallFault
 from normfold.serving.frontends.http2.messages import MessageReader
 from normfold.serving.frontends.http2.refused_again import RefusedAgain
 from normfold.serving.frontends.http2.requests import DONE, STARTED, Asked, Requests, ended
+from normfold.serving.frontends.http2.rests import Rests
 from normfold.serving.frontends.http2.sending import Sender
 from normfold.serving.frontends.http2.turns import Steps, Turns
 from normfold.serving.frontends.limits import ClientLimits
@@ -49,6 +50,8 @@ class Service:
     log: AccessLog | None = None
     #: The length of each connection's turn.
     turns: Turns = field(default_factory=Turns)
+    #: The rests of connections whose requests are refused.
+    rests: Rests = field(default_factory=Rests)
 
     @property
     def open_to_all(self) -> bool:

@@ -73,7 +73,7 @@ class ServerConnection(SocketSide):
             left = False
         finally:
             if self.again is not None:
-                self.again.settle(self.service.traffic, self.fruitful)
+                self.rest_seconds = self.again.end_turn(self.service.traffic, self.service.rests, self.fruitful)
         turns.end(self, left)
         self.opening.start_clocks(self.calls)
         return left

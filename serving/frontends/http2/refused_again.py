@@ -14,6 +14,7 @@ from typing import Protocol
 
 from normfold.serving.errors import Overloaded, Status
 from normfold.serving.frontends.http2.requests import STARTED, Asked, ended
+from normfold.serving.frontends.http2.rests import Rests
 from normfold.serving.rpc.methods import Method, note_refusals
 from normfold.serving.rpc.traffic import Traffic
 from normfold.serving.wire import http2_frames as h2
@@ -32,21 +33,21 @@ class Answering(Protocol):
 class RefusedAgain:
     """The requests of one turn of a connection that are like one that was refused."""
 
-    def __init__(self, method: Method, asked: Asked, begin: bytes, error: Overloaded) -> None:
-        """``error`` has refused a request with the headers ``asked``.
+    def __init__(self, method: Method, asked: Asked, begin: bytes, error: Overloaded, now: bool = True) -> None:
+        """``error`` has refused a request with the headers ``asked``; ``now``: in this turn.
 
         ``begin`` are its data as far as they decide: that it is not compressed, its size, its first bytes.
         """
         self._method, self._error, self._details = method, error.with_traceback(None), str(error)
         self._asked, self._begin = asked, begin
-        self._count = 0
+        self._count, self._refused = 0, now
         self._refusals: Iterator[bytes] = iter(())
 
     def renewed(self, connection: object) -> RefusedAgain | None:
         """The same for the next turn of ``connection``, if its requests are still refused; None: they must be asked."""
         still = self._error.still
         error = None if still is None else still(connection)
-        return None if error is None else RefusedAgain(self._method, self._asked, self._begin, error)
+        return None if error is None else RefusedAgain(self._method, self._asked, self._begin, error, now=False)
 
     def is_like(self, asked: Asked, data: bytes, begin: int, end: int) -> bool:
         """Whether a request asks the same model and need not be answered later.
@@ -85,7 +86,7 @@ class RefusedAgain:
         return True
 
     def settle(self, traffic: Traffic, fruitful: Callable[[], None]) -> None:
-        """Count what was refused as calls, also with the model and for the log: the turn is over.
+        """Count what was refused as calls, also with the model and for the log.
 
         A call that is refused is an arrival, and is answered: ``fruitful`` is called, too.
         """
@@ -96,7 +97,15 @@ class RefusedAgain:
             if self._error.again is not None:
                 self._error.again(self._count)
             fruitful()
-            self._count = 0
+            self._count, self._refused = 0, True
+
+    def end_turn(self, traffic: Traffic, rests: Rests, fruitful: Callable[[], None]) -> float:
+        """``settle``; the time for which the connection is not read now, in seconds.
+
+        It is read on if nothing was refused in this turn, or if a request in the next one may be accepted.
+        """
+        self.settle(traffic, fruitful)
+        return rests.seconds() if self._refused and self._error.still is not None else 0.0
 
 
 def _no_later(timeout: float | None, than: float | None) -> bool:

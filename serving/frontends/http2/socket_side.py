@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import fcntl
 import socket
-import struct
-import termios
 from collections.abc import Callable
 from time import monotonic
 from typing import cast
@@ -23,6 +19,7 @@ from normfold.serving.frontends.http2.limits import (
     UNSENT_BYTES,
 )
 from normfold.serving.frontends.http2.sending import AnswerStream, Sender, joined
+from normfold.serving.frontends.http2.system_socket import host_and_port, in_system
 from normfold.serving.wire import http2_frames as h2
 
 
@@ -55,6 +52,8 @@ class SocketSide(asyncio.Protocol):
         self._queued = False
         #: Whether the client sends nothing more, and frames of it are left: TLS ends together with the last of them.
         self._all_come = False
+        #: How long nothing more is read from the client, in seconds, and whether such a time goes on.
+        self.rest_seconds, self._resting = 0.0, False
         self._draining: asyncio.Future[None] | None = None
 
     def take(self, data: bytes) -> bool:
@@ -86,7 +85,7 @@ class SocketSide(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Greet the client."""
         self._transport = transport = cast(asyncio.Transport, transport)
-        self.peer = _host_and_port(transport.get_extra_info("peername"))
+        self.peer = host_and_port(transport.get_extra_info("peername"))
         transport.set_write_buffer_limits(UNSENT_BYTES)
         sock: socket.socket | None = transport.get_extra_info("socket")
         if sock is not None and sock.family != socket.AF_UNIX:
@@ -133,6 +132,8 @@ class SocketSide(asyncio.Protocol):
             self._behind = True
             self._transport.pause_reading()
             self._queue_turn()
+        elif self.rest_seconds:
+            self._rest()
         self.flush()
 
     def eof_received(self) -> bool:
@@ -203,7 +204,7 @@ class SocketSide(asyncio.Protocol):
         sock = None if self._transport is None else self._transport.get_extra_info("socket")
         if sock is not None and sock.family == socket.AF_UNIX:  # what our system holds is the client's already
             return self.unsent() > 0
-        return self.unsent() + _in_system(sock) > FLYING_BYTES
+        return self.unsent() + in_system(sock) > FLYING_BYTES
 
     def count_unsent(self) -> int:
         """Count the bytes that wait in the socket among those that are held for the client; their number."""
@@ -228,13 +229,24 @@ class SocketSide(asyncio.Protocol):
             self._draining = None
 
     def _read_on(self) -> None:
-        """Read again, unless the client does not read either; first take the frames that are left."""
-        if self._transport is None or self._transport.is_closing() or self.choked:
+        """Read again, unless the connection rests or its client does not read; first take the frames that are left."""
+        if self._transport is None or self._transport.is_closing() or self.choked or self._resting:
             return
         if self._behind:
             self._queue_turn()
         else:
             self._transport.resume_reading()
+
+    def _rest(self) -> None:
+        if self._transport is not None:
+            self._resting = True
+            self._transport.pause_reading()
+            asyncio.get_running_loop().call_later(self.rest_seconds, self._rested)
+        self.rest_seconds = 0.0
+
+    def _rested(self) -> None:
+        self._resting = False
+        self._read_on()
 
     def _queue_turn(self) -> None:
         if not self._queued:
@@ -284,17 +296,3 @@ class SocketSide(asyncio.Protocol):
             loop.call_later(LINGER_SECONDS, self._linger, until)
         else:
             loop.call_later(LINGER_SECONDS, transport.abort)
-
-
-def _host_and_port(name: object) -> str:
-    if not isinstance(name, tuple):
-        return "unix:"
-    return f"[{name[0]}]:{name[1]}" if ":" in name[0] else f"{name[0]}:{name[1]}"
-
-
-def _in_system(sock: socket.socket | None) -> int:
-    """The bytes that our system holds, because the client's has not acknowledged them."""
-    if sock is not None:
-        with contextlib.suppress(OSError, ValueError):  # closed, or a system that does not tell
-            return int(struct.unpack("i", fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, bytes(4)))[0])
-    return 0
