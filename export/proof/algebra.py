@@ -24,11 +24,13 @@ the 53 bits (``MOST_LOST`` in the fold's magnitudes): 2^5 units for a weight, an
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from normfold.export.graphs.float64 import Float64Graph
 from normfold.export.proof.moving import moved_inputs, moved_weights
+from normfold.export.proof.scores import scores_of
 from normfold.export.proof.verify import Arrays, Case, Key, Run, Verification, largest_errors, remembered, verify
 
 __all__ = ["BOUND", "FACTOR", "Algebra"]
@@ -51,9 +53,18 @@ class Algebra:
         self._cases = cases
         self.reference: Run = remembered(Float64Graph(unfolded).run)
         self._own: dict[Key, float] = largest_errors(self.reference, [_moved(unfolded)], cases)
+        scores = scores_of(unfolded)
+        self._scores = None if scores is None else Algebra(scores, cases)
 
     def of(self, exact: bytes) -> Verification:
-        """Compare the float64 graph ``exact`` with the unfolded one on every case."""
+        """Compare the float64 graph ``exact`` with the unfolded one on every case: outputs, and scores of labels."""
+        found = self._of_outputs(exact)
+        if self._scores is None:
+            return found
+        scores = self._scores.of(scores_of(exact) or exact)
+        return replace(found, differences=(*found.differences, *scores.differences))
+
+    def _of_outputs(self, exact: bytes) -> Verification:
         run = remembered(Float64Graph(exact).run)
         found = verify(self.reference, run, self._cases, REFERENCE, self._own, bound)
         if found.passed or any(one.trouble or one.relative > CAP for one in found.differences if not one.passed):

@@ -59,7 +59,7 @@ class Difference:
     bound: float
     #: Share of rows whose largest score is the reference's, for outputs that are class scores; None otherwise.
     label_agreement: float | None
-    #: What failed apart from size: a shape, a dtype, NaN or infinity at other places; "" where nothing did.
+    #: What failed apart from size: a shape, NaN or infinity at other places; "" where nothing did.
     trouble: str = ""
     #: Rows that the label was compared in.
     rows: int = 0

@@ -16,10 +16,14 @@ from torch import nn
 from normfold.export import pipeline
 from normfold.export.errors import CaptureError, VerificationError
 from normfold.export.fold import FoldReport, fold
+from normfold.export.forms.variants import made_anew
+from normfold.export.graphs.exact import Graph, unrounded
 from normfold.export.graphs.unrounded import holding
 from normfold.export.notebook import export_network
 from normfold.export.pipeline import Folded, fold_and_prove
 from normfold.export.proof import proof
+from normfold.export.proof.algebra import Algebra
+from normfold.export.proof.verify import Case
 from normfold.export.sources.onnx_origin import open_onnx
 
 pytestmark = pytest.mark.usefixtures("cache")
@@ -142,6 +146,50 @@ def test_where_onnxruntime_is_far_from_float64_the_network_itself_says_who_is_ri
     again = proved(ILL_CONDITIONED["large inputs"](0), tmp_path).report
     assert again.algebra is None
     assert any("another output" in note for note in again.notes)
+
+
+def labelled(layers: int) -> onnx.ModelProto:
+    """A network that answers with labels alone, and with the same one for any noise."""
+    model = network(0, layers)
+    favoured = np.float32([100, 0, 0, 0, 0, 0]).reshape(1, CHANNELS, 1)
+    model.graph.initializer.append(numpy_helper.from_array(favoured, "favoured"))
+    model.graph.node.extend(
+        [
+            helper.make_node("Add", ["y", "favoured"], ["scores"]),
+            helper.make_node("ArgMax", ["scores"], ["best"], axis=1, keepdims=0),
+            helper.make_node("Cast", ["best"], ["label"], to=TensorProto.INT32),
+        ]
+    )
+    del model.graph.output[:]
+    model.graph.output.append(helper.make_tensor_value_info("label", TensorProto.INT32, ["N", "L"]))
+    return model
+
+
+def test_a_wrong_fold_of_a_network_that_answers_with_labels_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On noise the label is the same throughout, whatever the weights are."""
+    monkeypatch.setattr(pipeline, "fold", moving_one_channel(1))
+    with pytest.raises(VerificationError, match=r"not the same network.*'scores of label'"):
+        proved(labelled(3), tmp_path, "folded")
+
+
+def test_every_form_of_a_network_that_answers_with_labels_has_the_same_scores() -> None:
+    model = unrounded(ir.from_proto(onnx.shape_inference.infer_shapes(labelled(3))))
+    assert model is not None
+    unfolded = Graph.of(model)
+    fold(model)
+    folded = Graph.of(model)
+    x = np.random.default_rng(0).standard_normal((2, CHANNELS, 24)).astype(np.float32)
+    assert unfolded.exact is not None
+    algebra = Algebra(unfolded.exact, [Case("random", "one", {"x": x})])
+    forms = {"folded": folded, **dict(made_anew(unfolded, folded))}
+    assert "lifted" in forms
+    for graph in forms.values():
+        assert graph.exact is not None
+        found = algebra.of(graph.exact)
+        assert [d.output for d in found.differences] == ["label", "scores of label"]
+        assert found.passed
 
 
 class KMaxPool(nn.Module):

@@ -291,9 +291,9 @@ def test_every_form_that_was_timed_stands_in_one_table_with_what_is_known_of_it(
 def test_columns_have_titles_and_figures_stand_at_the_right() -> None:
     page = as_html(REPORT)
     assert "<th>layer</th><th>outcome</th><th>where to, or why not</th>" in page
-    for figure in ("2.0e-07", "99.0%", "1,500", "900", "50.00%"):
+    for figure in ("2.0e-07", "99.0%", "1,500", "900"):
         cells = re.findall(rf"<td([^>]*)>(?:[^<]*)?{re.escape(figure)}", page)
-        assert all(c == " class=n" for c in cells), (figure, cells)
+        assert set(cells) == {" class=n"}, figure
 
 
 @pytest.mark.parametrize("form", ["unfolded", "lifted"])
