@@ -81,6 +81,7 @@ def test_an_error_in_one_kind_of_case_is_not_hidden_by_a_large_one_in_another() 
 
     result = held(run(dtype=np.float64), noisy, off, cases)
     assert [d.passed for d in result.differences] == [False, True]
+    assert not result.passed
 
 
 def test_indices_are_compared_exactly() -> None:
@@ -109,3 +110,59 @@ def test_where_only_the_reference_overflows_the_unfolded_graph_stands_in() -> No
 
     assert checked(lambda y: y * (1 + 2**-23)).passed
     assert not checked(lambda y: np.where(y == X[0, 0], y + 0.1, y)).passed
+
+
+def test_the_figures_of_an_output_are_those_of_all_its_cases() -> None:
+    answers = {"a": [[1.0, -4.0], [2.0, 0.0]], "b": [[0.5, 0.6]]}
+    off = {"a": [[0.5, 0.0], [0.0, 0.0]], "b": [[0.0, -0.3]]}
+    cases = [Case("random", name, {"x": np.array(array)}) for name, array in answers.items()]
+
+    def graph(inputs):  # type: ignore[no-untyped-def]
+        return {"y": inputs["x"] + np.array(off["a" if len(inputs["x"]) == 2 else "b"])}
+
+    (found,) = verify(run(dtype=np.float64), graph, cases, "exact", {}, bound).differences
+    assert (found.cases, found.rows, found.max_abs) == (2, 3, 0.5)
+    assert found.mean_abs == pytest.approx(0.8 / 6)
+    assert found.relative == pytest.approx(0.5), "0.3 of 0.6, which is more than 0.5 of 4"
+    assert found.label_agreement == pytest.approx(2 / 3)
+
+
+@pytest.mark.parametrize(
+    ("errors", "worst"),
+    [
+        ({"far within": (0.5, 1.0), "just within": (0.01, 0.0125)}, "just within"),
+        ({"just within": (0.5, 0.51), "twice": (0.2, 0.1), "three times": (0.09, 0.03)}, "three times"),
+    ],
+)
+def test_the_worst_output_is_the_one_nearest_to_its_bound_or_furthest_beyond(errors, worst: str) -> None:  # type: ignore[no-untyped-def]
+    def off(share: float):  # type: ignore[no-untyped-def]
+        return lambda inputs: {name: inputs["x"] * (1 + share * error) for name, (error, _) in errors.items()}
+
+    own = {("random", name): allowed for name, (_, allowed) in errors.items()}
+    cases = [Case("random", "one", {"x": X})]
+    assert verify(off(0), off(1), cases, "exact", own, lambda own, integers: own).worst.output == worst
+
+
+def test_a_case_on_which_the_graph_does_not_run_fails_and_the_others_are_compared() -> None:
+    def failing(inputs):  # type: ignore[no-untyped-def]
+        if len(inputs["x"]) == 2:
+            raise ValueError("no two rows")
+        return run()(inputs)
+
+    cases = [Case("random", "two rows", {"x": X[:2]}), Case("random", "three rows", {"x": X})]
+    (found,) = verify(run(dtype=np.float64), failing, cases, "exact", {}, bound).differences
+    assert not found.passed
+    assert found.trouble == "output 'y': on two rows the graph does not run: no two rows"
+    assert (found.cases, found.rows) == (2, 3)
+
+
+@pytest.mark.parametrize(("numbers_in", "kinds"), [({"random"}, ["random"]), (set(), ["random", "scaled"])])
+def test_a_kind_of_case_without_numbers_is_left_out_where_another_has_some(numbers_in: set[str], kinds) -> None:  # type: ignore[no-untyped-def]
+    cases = [Case("random", "a", {"x": X}), Case("scaled", "b", {"x": 1e4 * X})]
+
+    def same(inputs):  # type: ignore[no-untyped-def]
+        kind = "random" if np.abs(inputs["x"]).max() < 2 else "scaled"
+        return {"y": inputs["x"] if kind in numbers_in else np.full_like(inputs["x"], np.nan)}
+
+    result = verify(same, same, cases, "exact", {}, bound)
+    assert [(d.kind, d.passed, d.mean_abs) for d in result.differences] == [(kind, True, 0.0) for kind in kinds]
