@@ -166,3 +166,16 @@ def test_a_kind_of_case_without_numbers_is_left_out_where_another_has_some(numbe
 
     result = verify(same, same, cases, "exact", {}, bound)
     assert [(d.kind, d.passed, d.mean_abs) for d in result.differences] == [(kind, True, 0.0) for kind in kinds]
+
+
+@pytest.mark.parametrize(("wrong", "passes"), [(1, True), (3, False)])
+def test_of_integers_the_share_that_differs_counts_however_little_they_differ(wrong: int, passes: bool) -> None:
+    places = np.arange(1000, 3000)
+    cases = [Case("random", "one", {"x": places}), Case("random", "empty", {"x": places[:0]})]
+    found = verify(
+        lambda inputs: {"place": inputs["x"]},
+        lambda inputs: {"place": inputs["x"] + (np.arange(len(inputs["x"])) < wrong)},
+        cases, "exact", {}, bound,
+    )  # fmt: skip
+    assert found.worst.relative == wrong / len(places)
+    assert found.passed is passes
