@@ -184,19 +184,20 @@ class Admission:
         ``load`` is that of the model, None if the model is not known yet; ``left_seconds`` is the time until the caller
         gives up.
         """
+        # ``room`` is negative where the request does not fit: then a connection that has nothing is refused, too.
         total, own, limits = self.under_way, self.under_way.own(connection), self.limits
         places, room = TIMES * (limits.requests - total.requests), TIMES * (limits.bytes - total.bytes - size)
         if own.requests >= places:
             return _overloaded("too many requests are under way in this server", load)
-        if total.bytes and (own.bytes > room or total.bytes + size > limits.bytes):  # the first may be of any size
+        if total.bytes and own.bytes > room:  # the first may be of any size
             return _overloaded("requests of too many bytes are under way in this server", load)
         if load is None:
             return None
         model = load.under_way
         mine = model.own(connection)
-        if model.requests >= places or mine.requests >= TIMES * (places - model.requests):
+        if mine.requests >= TIMES * (places - model.requests):
             return _overloaded("too many requests are under way for this model", load)
-        if model.bytes and (model.bytes > room or mine.bytes > TIMES * (room - model.bytes)):
+        if model.bytes and mine.bytes > TIMES * (room - model.bytes):
             return _overloaded("requests of too many bytes are under way for this model", load)
         if not load.seconds_each:
             return None
@@ -233,7 +234,7 @@ class Admission:
         room, counted = TIMES * (self.limits.bytes - total.bytes - size), size
         if not self._more:  # one alone may be of any size; it leaves room for what comes meanwhile
             counted = min(size, max(0, self.limits.bytes // 2 - total.bytes))
-        elif own.bytes > room or total.bytes + size > self.limits.bytes:
+        elif own.bytes > room:
             raise _overloaded("requests of too many bytes are under way in this server", load)
         elif model.requests > 1 and model.bytes > room:
             raise _overloaded("requests of too many bytes are under way for this model", load)

@@ -40,6 +40,8 @@ def admitted(admission: Admission, load: ModelLoad | None, connection: str, size
 def test_one_connection_leaves_places_and_every_further_one_gets_some():
     admission = Admission(QueueLimits(requests=1000))
     assert [admitted(admission, None, name) for name in "abcd"] == [800, 160, 32, 7]
+    admission = Admission(QueueLimits(bytes=1000 * MIB))
+    assert [admitted(admission, None, name, MIB) for name in "abcde"] == [800, 160, 32, 6, 1]
 
 
 @pytest.mark.parametrize(("places", "passed"), [(8192, 6242), (20_000, 10_000)])
@@ -107,15 +109,19 @@ def test_bytes_are_bounded_but_the_first_request_may_have_any_size():
     assert admission.under_way.bytes == 9 * MIB
 
 
-def test_the_end_of_a_request_frees_its_place():
+@pytest.mark.parametrize("size", [5, 0])
+def test_the_end_of_a_request_frees_its_place(size):
     admission = Admission(QueueLimits(requests=10))
     load = ModelLoad()
-    count = admitted(admission, load, "a", 5)
+    count = admitted(admission, load, "a", size)
+    with admission.more(load, "a", 3):
+        pass
     for _ in range(count):
-        admission.leave(load, "a", 5)
+        admission.leave(load, "a", size)
     assert (admission.under_way.requests, admission.under_way.bytes, admission.under_way.of) == (0, 0, {})
     assert load.under_way.of == {}
-    assert admitted(admission, load, "a", 5) == count
+    assert admitted(admission, load, "a", size) == count
+    assert admission.work() == (2 * count, count)
 
 
 def test_the_queue_of_a_model_is_as_long_as_its_measured_runs_allow():
@@ -129,6 +135,17 @@ def test_the_queue_of_a_model_is_as_long_as_its_measured_runs_allow():
         check(admission, load, "new", 1, None)
     assert caught.value.status is Status.RESOURCE_EXHAUSTED
     assert caught.value.retry_seconds == pytest.approx(0.5)
+
+
+def test_the_time_for_each_request_follows_the_runs_and_not_a_single_one_of_them():
+    load = ModelLoad(instances=2)
+    load.ran(0.08, 4)  # one run of four requests: 10 ms for each of them on two instances
+    assert load.seconds_each == pytest.approx(0.01)
+    load.ran(8.0, 4)
+    assert 0.1 < load.seconds_each < 0.2
+    for _ in range(100):
+        load.ran(0.16, 4, runs=4)
+    assert load.seconds_each == pytest.approx(0.02, rel=0.01)
 
 
 def test_a_slow_model_has_a_short_queue_nevertheless():
@@ -145,6 +162,9 @@ def test_a_slow_model_has_a_short_queue_nevertheless():
     assert batched.few == FEW
     batched.ran(10.0, 2)
     assert batched.few == 2 * 2 * 64
+    many = ModelLoad(instances=FEW)
+    many.alone()
+    assert many.few == 2 * FEW  # requests that run alone still fill all instances twice
 
 
 def test_what_cannot_be_answered_before_its_deadline_is_refused_at_once():
