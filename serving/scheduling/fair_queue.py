@@ -57,13 +57,10 @@ class FairQueue(Generic[Item]):
         line = self._lines.get(item.connection)
         if line is None:
             return False
-        if line[0] is item:
-            line.popleft()
-        else:
-            try:
-                line.remove(item)
-            except ValueError:
-                return False
+        try:
+            line.remove(item)  # at once for the first of the line, which is the ordinary case
+        except ValueError:
+            return False
         self._removed(item.connection, line)
         return True
 
