@@ -248,8 +248,8 @@ def test_bytes_count_for_a_model_that_was_not_known_when_its_request_came():
 
 def test_one_model_leaves_bytes_for_the_others():
     admission, busy, idle = Admission(QueueLimits(bytes=100 * MIB)), ModelLoad(), ModelLoad()
-    for name in "abc":
-        admission.enter(busy, name, 30 * MIB)
+    admission.enter(busy, "a", MIB)
+    admission.enter(busy, "b", 80 * MIB)
     admission.enter(idle, "d", 1)
     with admission.more(idle, "d", MIB):
         with pytest.raises(Overloaded, match="way for this model"), admission.more(busy, "a", MIB):
