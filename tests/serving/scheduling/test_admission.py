@@ -7,7 +7,15 @@ from typing import Any, NamedTuple
 import pytest
 
 from normfold.serving.errors import Overloaded, Status
-from normfold.serving.scheduling.admission import FEW, LONGEST_RETRY, TELLING, Admission, ModelLoad, QueueLimits
+from normfold.serving.scheduling.admission import (
+    FEW,
+    LONGEST_RETRY,
+    SHORTEST_RETRY,
+    TELLING,
+    Admission,
+    ModelLoad,
+    QueueLimits,
+)
 from normfold.serving.scheduling.fair_queue import FairQueue
 
 MIB = 1 << 20
@@ -165,6 +173,18 @@ def test_a_slow_model_has_a_short_queue_nevertheless():
     many = ModelLoad(instances=FEW)
     many.alone()
     assert many.few == 2 * FEW  # requests that run alone still fill all instances twice
+
+
+@pytest.mark.parametrize(("each", "retry"), [(0.0, SHORTEST_RETRY), (0.01, 0.64), (10.0, LONGEST_RETRY)])
+def test_a_refused_caller_comes_back_when_the_queue_is_empty_but_neither_at_once_nor_much_later(each, retry):
+    load, admission = ModelLoad(), Admission(QueueLimits(requests=80))
+    load.ran(each, 1)
+    for name in "abcdefgh":
+        admitted(admission, load, name)
+    assert load.under_way.requests == 64
+    refused = admission.refusal(load, "new", 1, None)
+    assert refused is not None
+    assert refused.retry_seconds == pytest.approx(retry)
 
 
 def test_what_cannot_be_answered_before_its_deadline_is_refused_at_once():
