@@ -101,20 +101,89 @@ def test_a_client_that_has_ended_its_side_of_the_socket_and_can_answer_no_ping_g
 
 
 class Still:
-    """A connection on which nothing happens."""
+    """A connection on which nothing happens, and what was done with it."""
 
     def __init__(self) -> None:
         self.sender = Sender(None)
         self.reads, self.last, self.choked, self.silent, self.leaving = 0, 0, False, False, False
+        self.calls, self.aborted = 0, False
 
     def busy(self) -> bool:
-        return False
+        return self.calls > 0
 
     def flush(self) -> None:
         pass
 
     def leave(self) -> None:
         self.leaving = True
+
+    def abort(self) -> None:
+        self.aborted = True
+
+    def done(self) -> str:
+        """What was done since the last time."""
+        sent = "".join("PG"[frame[3] == h2.GOAWAY] for frame in self.sender.out)
+        self.sender.out.clear()
+        return sent + "L" * self.leaving + "A" * self.aborted
+
+
+def done_at(limits: ClientLimits, *steps: tuple[float, dict[str, object]]) -> list[str]:
+    """What is done at each of some times, of which the connection is changed first: P(ING), G(OAWAY), L(eft), A(bort).
+
+    The client does not answer.
+    """
+    connection, lifetime, found = Still(), Lifetime(limits, 0.0), []
+    for now, changes in steps:
+        vars(connection).update(changes)
+        lifetime.look(connection, now)
+        found.append(connection.done())
+    return found
+
+
+@pytest.mark.parametrize(
+    ("heard", "done"),
+    [
+        ({}, ["", "P", "", "", "A"]),
+        ({"reads": 1}, ["", "P", "", "", ""]),
+        ({"choked": True}, ["", "P", "", "", ""]),  # its answer waits behind what we do not read
+        ({"silent": True}, ["", "P", "", "", ""]),
+    ],
+    ids=["nothing", "something", "we do not read", "it has ended its side"],
+)
+def test_a_client_is_asked_once_and_gone_unless_something_is_heard_or_cannot_be(heard, done):
+    limits = ClientLimits(keepalive_seconds=10.0, keepalive_timeout_seconds=5.0)
+    assert done_at(limits, (9.9, {}), (10.0, {}), (12.0, {}), (14.9, heard), (15.0, {})) == done
+
+
+@pytest.mark.parametrize(
+    ("called", "done"),
+    [
+        ({}, ["", "GP", "L"]),
+        ({"last": 1}, ["", "", "GP"]),  # a call that began and ended between two looks
+        ({"calls": 1}, ["", "", ""]),
+    ],
+    ids=["no call", "a short one", "a long one"],
+)
+def test_a_connection_is_idle_from_its_last_call_on(called, done):
+    limits = ClientLimits(max_idle_seconds=10.0, keepalive_seconds=0.0)
+    assert done_at(limits, (9.0, called), (10.0, {}), (19.0, {})) == done
+
+
+def test_an_old_connection_is_asked_once_to_leave_then_left_and_at_last_cut():
+    limits = ClientLimits(max_age_seconds=100.0, age_grace_seconds=20.0, max_idle_seconds=5.0, keepalive_seconds=0.0)
+    steps = [(111.0, {"calls": 1}), (112.9, {}), (113.0, {}), (130.9, {}), (131.0, {})]
+    assert done_at(limits, *steps) == ["GP", "", "L", "L", "LA"]
+
+
+@pytest.mark.parametrize(
+    ("payload", "asked", "leaves"), [(FAREWELL, True, True), (FAREWELL, False, False), (HELLO, True, False)]
+)
+def test_only_the_answer_to_the_farewell_lets_a_connection_leave(payload, asked, leaves):
+    connection, lifetime = Still(), Lifetime(ClientLimits(), 0.0)
+    if asked:
+        lifetime.part(connection, 1.0)
+    lifetime.answered(connection, payload)
+    assert connection.leaving is leaves
 
 
 def test_ages_differ_by_a_tenth_and_no_more():

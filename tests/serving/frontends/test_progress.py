@@ -10,6 +10,7 @@ from tests.serving.frontends.held import HELLO, UNFINISHED, begun, connections, 
 from tests.serving.frontends.raw import Raw, message
 from tests.waiting import wait_until
 
+from normfold.serving.errors import Status
 from normfold.serving.frontends.http2 import frontend
 from normfold.serving.frontends.http2.frame_reader import FrameReader
 from normfold.serving.frontends.http2.holding import Holding
@@ -107,13 +108,17 @@ def test_a_byte_now_and_then_is_no_progress_of_a_frame_or_of_a_block(drip):
     assert watched.ended == ["a frame or a block of headers did not come whole within 60 s"]
 
 
-@pytest.mark.parametrize(("held_bytes", "seconds"), [(1 << 20, 60), ((1 << 20) + 1, 5)], ids=["room", "crowded"])
-def test_what_waits_in_the_socket_has_less_time_while_more_is_held_than_may_be(held_bytes, seconds):
-    watched, progress = _Watched(), Progress(60.0)
+@pytest.mark.parametrize(
+    ("held_bytes", "longest", "seconds"),
+    [(1 << 20, 60.0, 60), ((1 << 20) + 1, 60.0, 5), ((1 << 20) + 1, 3.0, 3)],
+    ids=["room", "crowded", "crowded, and less time is set"],
+)
+def test_what_waits_in_the_socket_has_less_time_while_more_is_held_than_may_be(held_bytes, longest, seconds):
+    watched, progress = _Watched(), Progress(longest)
     watched.unsent = 1000
     watched.holding.add(held_bytes)
     progress.look(watched, 0.0)
-    progress.look(watched, 5.0)
+    progress.look(watched, 3.0)
     watched.taken += 1
     progress.look(watched, 6.0)
     watched.unsent += 17  # an answer to a PING
@@ -121,6 +126,42 @@ def test_what_waits_in_the_socket_has_less_time_while_more_is_held_than_may_be(h
     assert not watched.ended
     progress.look(watched, 6.5 + seconds)
     assert watched.ended == ["closed"]
+
+
+class _Unfinished:
+    """A call whose request does not go on."""
+
+    window, number = 1, 1
+
+    def __init__(self) -> None:
+        self.ended: list[Status] = []
+
+    def body_mark(self) -> tuple[int, ...]:
+        return (1,)
+
+    def end(self, status: Status, details: str) -> None:
+        self.ended.append(status)
+
+
+@pytest.mark.parametrize("choked", [True, False])
+def test_what_we_do_not_read_is_not_missed(choked):
+    """The client cannot send the rest while we do not read from it."""
+    watched, progress, call = _Watched(), Progress(60.0), _Unfinished()
+    watched.come(h2.PREFACE + begun(10))
+    watched.calls[1], watched.choked = call, choked
+    for now in (0.0, 60.0):
+        progress.look(watched, now)
+        assert not watched.ended
+        assert not call.ended
+    progress.look(watched, 61.0)
+    assert len(watched.ended) == (not choked)
+    watched.frames.forget()
+    watched.choked = False
+    progress.look(watched, 62.0)
+    progress.look(watched, 122.0)
+    assert not call.ended or not choked
+    progress.look(watched, 123.0)
+    assert call.ended[0] is Status.DEADLINE_EXCEEDED
 
 
 @pytest.mark.parametrize("reads", [(5, 34), (5, 29)], ids=["within the next frame", "where a frame ends"])
@@ -146,6 +187,14 @@ def test_an_answer_that_is_not_taken_is_given_up(impatient):
     client.ask(1, HELLO)
     reset = client.until(h2.RST_STREAM)
     assert (reset.stream, int.from_bytes(reset.payload, "big")) == (1, h2.ENHANCE_YOUR_CALM)
+    wait_until(lambda: held(impatient) == 0)
+
+
+def test_a_client_that_never_widens_the_window_of_its_connection_is_cut_off(impatient):
+    client = Raw(impatient.address, {h2.INITIAL_WINDOW_SIZE: 1 << 30})
+    client.ask(1, message(b"1000000"), "Large")
+    wait_until(lambda: held(impatient) >= 900_000)
+    wait_until(lambda: not connections(impatient))
     wait_until(lambda: held(impatient) == 0)
 
 
