@@ -42,7 +42,6 @@ class Job:
     behind: int = 0
     #: Two jobs may share a run if their keys are equal.
     key: object = None
-    expiry: asyncio.TimerHandle | None = None
     #: Its run on another thread, once it has begun.
     running: Running | None = None
     #: Who follows it.

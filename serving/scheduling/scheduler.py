@@ -82,13 +82,13 @@ class Scheduler:
             job.key = tuple((name, array.shape[1:]) for name, array in sorted(feeds.items()))
         self._queues.add(job)
         self._dispatch(loop)
-        if (wait_us := policy.wait_us(timeout_us)) and not job.future.done():
-            job.expiry = loop.call_later(wait_us / 1e6, self._expire, job, policy.delay)
+        wait_us = policy.wait_us(timeout_us)
+        expiry = loop.call_later(wait_us / 1e6, self._expire, job, policy.delay) if wait_us else None
         try:
             return await job.future
         finally:
-            if job.expiry:
-                job.expiry.cancel()
+            if expiry is not None:
+                expiry.cancel()
             if job.future.cancelled():
                 self._gave_up(job)
 
@@ -221,8 +221,6 @@ class Scheduler:
                 self._statistics.ran(one.rows, one.input_ns, one.infer_ns, one.output_ns)
             answers += [(answer, one) for answer in one.answers]
         for job, (answer, one) in zip(batch, answers, strict=True):
-            if job.expiry:
-                job.expiry.cancel()
             if job.future.done():
                 continue
             if isinstance(answer, Exception):
