@@ -7,6 +7,7 @@ import random
 import zlib
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 
 import grpc
 import hpack
@@ -35,7 +36,7 @@ from normfold.serving.scheduling.admission import Admission
 from normfold.serving.wire import http2_frames as h2
 from normfold.serving.wire.http2_headers import written
 
-PATH = "/t.T/Infer"
+PATH, OTHER = "/t.T/Infer", "/t.T/Other"
 PAUSE_MS = 1000
 
 
@@ -76,6 +77,10 @@ def headers(stream: int, **more: str) -> bytes:
     return h2.frame(h2.HEADERS, h2.END_HEADERS, stream, block(**more))
 
 
+def headers_of_another_method(stream: int) -> bytes:
+    return headers(stream, grpc_timeout="2S").replace(PATH.encode(), OTHER.encode())
+
+
 def body(stream: int, data: bytes) -> bytes:
     return h2.frame(h2.DATA, h2.END_STREAM, stream, message(data))
 
@@ -88,7 +93,8 @@ def turns(monkeypatch) -> Callable[..., tuple[Traffic, dict[int, dict[str, str]]
     def run(full: Full, *datas: bytes, door: bool = False) -> tuple[Traffic, dict[int, dict[str, str]]]:
         async def serve() -> tuple[Traffic, dict[int, dict[str, str]]]:
             method = Method(PATH, pb.ModelInferRequest, wire_unary=full.answer, door=full.door if door else None)
-            service = Service(Requests([method]), Traffic(), 1 << 20, DEFAULT_LIMITS, Holding(1 << 30))
+            requests = Requests([method, replace(method, path=OTHER)], tokens=True)
+            service = Service(requests, Traffic(), 1 << 20, DEFAULT_LIMITS, Holding(1 << 30))
             connection, socket = ServerConnection(service, ConnectionPlaces(1)), NoSocket()
             connection.connection_made(socket)
             connection.data_received(h2.PREFACE + h2.settings({}))
@@ -142,9 +148,12 @@ def test_one_is_asked_and_all_are_refused_and_counted(turns, order, monkeypatch)
         headers(3) + body(3, b"m2 and what else"),
         headers(3) + body(3, b"m1 and what else, and more"),
         headers(3, grpc_timeout="3S") + body(3, b"m1 and what else"),
+        headers(5) + body(5, b"m1 and what else"),
+        headers(5, grpc_timeout="2S", authorization="Bearer b") + body(5, b"m1 and what else"),
+        headers_of_another_method(5) + body(5, b"m1 and what else"),
         headers(3) + h2.frame(h2.DATA, 0, 3, message(b"m1 and")[:3]) + h2.frame(h2.DATA, 1, 3, message(b"m1 and")[3:]),
     ],
-    ids=["model", "size", "a later deadline", "data in two frames"],
+    ids=["model", "size", "a later deadline", "no deadline", "another token", "method", "data in two frames"],
 )
 def test_what_is_not_like_it_is_asked(turns, other):
     full = Full()
