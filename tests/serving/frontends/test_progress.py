@@ -128,6 +128,15 @@ def test_what_waits_in_the_socket_has_less_time_while_more_is_held_than_may_be(h
     assert watched.ended == ["closed"]
 
 
+def test_a_client_that_owes_nothing_is_not_given_up_when_a_window_happens_to_be_used_up():
+    watched, progress = _Watched(), Progress(60.0)
+    watched.come(h2.PREFACE)
+    watched.sender.window = 0
+    for now in (0.0, 1000.0):
+        progress.look(watched, now)
+    assert not watched.ended
+
+
 class _Unfinished:
     """A call whose request does not go on."""
 
