@@ -152,6 +152,22 @@ class _Unfinished:
         self.ended.append(status)
 
 
+@pytest.mark.parametrize(("window", "waits"), [(0, False), (100, True)], ids=["it is sent", "others go first"])
+def test_a_call_that_waits_for_no_window_of_its_own_is_not_given_up(window, waits, monkeypatch):
+    watched, progress, call = _Watched(), Progress(60.0), _Unfinished()
+    watched.come(h2.PREFACE)
+    watched.calls[1], call.window = call, window
+    monkeypatch.setattr(call, "body_mark", lambda: None)
+    if waits:
+        watched.sender.window = 0
+        watched.sender.message(call, b"answer")
+        assert watched.sender.waits(call)
+    for now in range(0, 600, 50):
+        progress.look(watched, float(now))
+        watched.sender.widen(1, None)
+    assert not watched.ended
+
+
 @pytest.mark.parametrize("choked", [True, False])
 def test_what_we_do_not_read_is_not_missed(choked):
     """The client cannot send the rest while we do not read from it."""
