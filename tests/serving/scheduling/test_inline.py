@@ -205,6 +205,25 @@ def test_what_is_too_much_for_a_turn_of_the_loop_runs_elsewhere_in_its_order():
             assert sorted(n for _, given in runs for n in given) == list(range(41))
 
 
+def test_a_run_on_the_loop_is_counted_and_an_output_without_its_rows_is_noticed():
+    alone, statistics = [], Statistics()
+
+    def model(feeds, outputs):
+        return [np.zeros((2, 1)) if name == "z" else feeds["x"] for name in outputs]
+
+    async def scenario():
+        with ThreadPoolExecutor(1) as executor:
+            policy = BatchPolicy(max_rows=8)
+            scheduler = Scheduler(model, policy, 1, executor, statistics, _short_times(), on_alone=alone.append)
+            await scheduler.submit(_x(1, 5), 1, ["y"], 0, 0)
+            assert alone == []
+            await scheduler.submit(_x(1, 5), 1, ["y", "z"], 0, 0)
+
+    asyncio.run(scenario())
+    assert alone == [["z"]]
+    assert statistics.executions == 2
+
+
 def test_the_turn_of_the_loop_ends_with_it():
     async def scenario():
         turn = LoopTurn()
