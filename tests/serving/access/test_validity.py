@@ -7,6 +7,10 @@ import shutil
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 from tests.waiting import wait_until
 
 from normfold.serving.access import validity
@@ -35,6 +39,16 @@ def test_what_is_said_names_the_time_and_what_to_do(authority, begin, end, said)
     assert bool(found) is bool(said)
     when = NOW + (begin if "before" in said else end)
     assert f"{when:%Y-%m-%d %H:%M} UTC" in found or not said
+
+
+@pytest.mark.parametrize("words", [1, 3, 9])
+def test_the_dates_are_found_behind_an_issuer_of_any_length(words):
+    """Its length takes one byte, two, or three."""
+    units = [x509.NameAttribute(NameOID.ORGANIZATIONAL_UNIT_NAME, "w" * 40)] * words
+    key, name = ec.generate_private_key(ec.SECP256R1()), x509.Name(units)
+    made = x509.CertificateBuilder(name, name, key.public_key(), 1, NOW - LONG, NOW - LONG / 2)
+    pem = made.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
+    assert f"has expired on {NOW - LONG / 2:%Y-%m-%d %H:%M} UTC" in why_not_valid(pem, NOW)
 
 
 def test_every_certificate_of_the_file_counts(authority):

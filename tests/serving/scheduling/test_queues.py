@@ -103,6 +103,22 @@ def test_jobs_whose_callers_have_left_fill_no_batch(wait):
     assert take(queues, 100) == ([], 900)
 
 
+def test_a_job_that_was_put_behind_all_others_has_a_place_until_it_leaves():
+    loop = asyncio.new_event_loop()
+    queues = Queues(BatchPolicy())
+    first, second = (Job({}, 1, ("y",), 0, 0, loop.create_future(), RunTime(0)) for _ in range(2))
+    queues.add(first)
+    queues.add(second)
+    assert queues.expire(first, delay=True)
+    assert (queues.size(0), queues.waiting) == (2, 2)
+    assert not queues.expire(first, delay=True)
+    assert queues.remove(first)
+    assert not queues.remove(first)
+    assert queues.size(0) == 1
+    assert [take(queues, 0) for _ in range(2)] == [([second], 0), ([], 0)]
+    loop.close()
+
+
 def test_without_batching_no_request_waits_for_others():
     loop = asyncio.new_event_loop()
     queues = Queues(BatchPolicy(max_rows=1, max_delay_us=1))
