@@ -349,6 +349,29 @@ def test_no_process_for_trials_stays_when_there_was_no_load_for_a_while(catalog,
     asyncio.run(use())
 
 
+def test_the_process_for_trials_stays_while_there_is_a_load(catalog, gate, monkeypatch):
+    monkeypatch.setattr(lazily, "PAUSE_SECONDS", 0.02)
+    paused = asyncio.Event()
+    monkeypatch.setattr(loader.Loader, "pause", lambda self: paused.set())
+    made = catalog()
+
+    async def use():
+        await made.load_all()
+        gate.set()
+        await made.awake("a", "")
+        gate.clear()
+        later = asyncio.create_task(made.awake("b", ""))
+        await asyncio.sleep(0)
+        before = paused.is_set()  # where the machine was slow between the two
+        await asyncio.sleep(0.1)
+        assert paused.is_set() == before
+        gate.set()
+        await later
+        await asyncio.wait_for(paused.wait(), 30)
+
+    asyncio.run(use())
+
+
 def test_the_memory_of_a_model_is_what_its_load_took_within_reason():
     assert memory_of(100, 0, 350) == 350
     assert memory_of(100, 0, 10) == 100
