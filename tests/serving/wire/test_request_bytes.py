@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from normfold.protos import grpc_service as pb
-from normfold.serving.wire.request_bytes import MOST_FIELDS, decisive_bytes, find_id, id_text, parts
+from normfold.serving.wire.request_bytes import MOST_FIELDS, decisive_bytes, find_id, id_text, model_named, parts
 from normfold.serving.wire.varint import varint
 
 
@@ -132,3 +132,22 @@ def test_the_decisive_bytes_hold_the_whole_name_and_version_or_there_are_none():
     turned = b"\x22\x03\x0a\x01p\x0a\x01m"  # parameters before the name, which protobuf does not write
     assert pb.ModelInferRequest.FromString(turned).model_name == "m"
     assert decisive_bytes(turned) == 0
+
+
+@pytest.mark.parametrize(
+    ("data", "found"),
+    [
+        (b"\n\1m\x12\0012", ("m", "2")),
+        (b"\n\1m\x1a\0012", ("m", "")),  # an id
+        (b"\n\1m\x12", ("m", "")),
+        (b"\n\1m\x12\x80\1" + b"2" * 128, ("m", "")),
+        (b"\n\x7f" + b"m" * 127, ("m" * 127, "")),
+        (b"\n\x80\1" + b"m" * 128, None),
+        (b"\n\1\xff", None),
+        (b"\x12\1m", None),
+        (b"\n", None),
+        (b"", None),
+    ],
+)
+def test_a_short_name_and_version_at_the_usual_place_are_read(data, found):
+    assert model_named(data) == found
