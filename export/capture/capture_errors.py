@@ -13,6 +13,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from itertools import product
 
 from torch import nn
 from torch.export import ExportedProgram
@@ -32,6 +33,9 @@ __all__ = [
 ]
 
 _QUANTIZED = re.compile(r"torch\.(ao\.)?nn\.(intrinsic\.)?quantized\b")
+
+#: A message on several layers or lines names as many of them.
+MOST_NAMED = 5
 
 #: Calls that make a number of Python of a tensor, words of code that decides by one, and the extremes of numbers.
 _TAKEN = re.compile(r"\b(float|int)\(|\.(item|tolist)\(\)")
@@ -129,13 +133,25 @@ def refuse_training_modules(network: nn.Module) -> None:
                 f"{name} ({kind}) stays in training mode after eval(){why}. "
                 "An exported network must compute what it computes in evaluation; let eval() reach it"
             )
-        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is None:
+        if _normalises_by_its_batch(module):
+            others = [f"'{other}'" for other, m in modules.items() if m is not module and _normalises_by_its_batch(m)]
             raise CaptureError(
                 f"{name} ({kind}) keeps no running statistics (track_running_stats=False): it normalises by the "
                 "batch it "
                 "is given, also in eval(), so one answer depends on the others in its batch and nothing can be folded. "
                 "Train with track_running_stats=True, or set running_mean and running_var from the training data"
+                + (f". The same is true of {_some(others)}" if others else "")
             )
+
+
+def _normalises_by_its_batch(module: nn.Module) -> bool:
+    return isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is None
+
+
+def _some(names: Sequence[str]) -> str:
+    """Return the first names as text, and how many more there are."""
+    more = len(names) - MOST_NAMED
+    return ", ".join(names[:MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
 def refuse_quantized(network: nn.Module) -> None:
@@ -158,13 +174,13 @@ def refuse_quantized(network: nn.Module) -> None:
 
 def refuse_training(program: ExportedProgram) -> None:
     """Raise CaptureError where the captured program draws random numbers or normalises by its batch."""
-    for node in program.graph.nodes:
-        if node.op != "call_function":
-            continue
-        for matches, message in _TRAINING:
-            if matches(node):
-                line = line_of_text(node.meta.get("stack_trace") or "")
-                raise CaptureError(message.format(where=f" at {line}" if line else "", operator=node.target))
+    found: list[str] = []
+    for node, (matches, message) in product(program.graph.nodes, _TRAINING):
+        if node.op == "call_function" and matches(node):
+            line = line_of_text(node.meta.get("stack_trace") or "")
+            found.append(message.format(where=f" at {line}" if line else "", operator=node.target))
+    if several := list(dict.fromkeys(found)):
+        raise CaptureError(". Moreover, ".join(several[:MOST_NAMED]))
 
 
 def _dropout_trains(node: Node) -> bool:

@@ -266,6 +266,11 @@ def batch_statistics(x: Tensor) -> Tensor:
     return F.batch_norm(x, None, None, training=True)
 
 
+def trains_twice(x: Tensor) -> Tensor:
+    x = F.batch_norm(x, None, None, training=True)
+    return F.dropout(F.dropout(x, 0.5), 0.5)
+
+
 def noise(x: Tensor) -> Tensor:
     return x + torch.randn_like(x)
 
@@ -311,6 +316,7 @@ def loss(x: Tensor) -> Tensor:
         (through_numpy, "leaves torch for NumPy"),
         (random_dropout, "training=self.training"),
         (batch_statistics, "normalises by the statistics of its batch"),
+        (trains_twice, "and the running statistics. Moreover, the network drops values at random"),
         (noise, "draws random numbers"),
         (unsupported, "no counterpart for the operator"),
         (unsupported_inside, "no counterpart for the operator aten._linalg_svd"),
@@ -381,6 +387,9 @@ def test_modules_that_train_after_eval_are_refused_with_the_reason() -> None:
         refuse_training_modules(nn.Sequential(deaf).eval())
     with pytest.raises(CaptureError, match="keeps no running statistics"):
         refuse_training_modules(nn.Sequential(nn.BatchNorm1d(3, track_running_stats=False)).eval())
+    several = nn.Sequential(*(nn.BatchNorm1d(3, track_running_stats=False) for _ in range(9)))
+    with pytest.raises(CaptureError, match=r"The same is true of '1', '2', '3', '4', '5' and 3 more$"):
+        refuse_training_modules(several.eval())
     refuse_training_modules(nn.Sequential(nn.BatchNorm1d(3), nn.InstanceNorm1d(3), nn.Dropout()).eval())
 
 
