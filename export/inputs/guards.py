@@ -18,6 +18,8 @@ __all__ = ["Guard"]
 
 #: All sizes up to this many steps from the traced one are looked at; further away only some, see ``Guard._probes``.
 NEAR = 4096
+#: No product of a condition's numbers above this is tried as a step between sizes.
+MOST_STEPS = 1024
 
 
 @dataclass(frozen=True)
@@ -69,13 +71,22 @@ class Guard:
             steps *= 2
         return sorted(steps for steps in found if 0 < steps <= most)
 
+    def and_(self, other: Guard) -> Guard:
+        """Return the condition that both hold."""
+        numbers = tuple(sorted({*self.numbers, *other.numbers}))
+        names = tuple(dict.fromkeys([*self.names, *other.names]))
+        return Guard(
+            f"{self.text} and {other.text}", names, lambda sizes: self.holds(sizes) and other.holds(sizes), numbers
+        )
+
     def in_steps(self, trace: Mapping[str, int], d: Dimension) -> Dimension | None:
         """Return ``d`` in longer steps, at which the condition holds; None: none found.
 
-        They are steps by one of the guard's numbers: where it asks for the remainder of a division by 30, steps of 30.
+        They are steps by the guard's numbers and their products: where it asks for the remainder of a division by 30,
+        steps of 30; where four pools each ask for an even length, steps of 16.
         """
         traced, low = trace[d.name], d.low or 1
-        for step in sorted(lcm(d.step or 1, number) for number in self.numbers if number > 1):
+        for step in self._steps(d.step or 1):
             lowest = low + (traced - low) % step
             high = None if d.high is None else d.high - (d.high - traced) % step
             last = traced + NEAR * step if high is None else high
@@ -84,6 +95,14 @@ class Guard:
             if ends and not any(next(self.breaks(trace, d.name, end, step), 0) for end in ends):
                 return takes
         return None
+
+    def _steps(self, step: int) -> list[int]:
+        """Return multiples of ``step``, the smallest first: by the guard's numbers, and by their products."""
+        found = last = {number for number in self.numbers if number > 1}
+        while last:
+            last = {a * b for a, b in product(last, self.numbers) if 0 < a * b <= MOST_STEPS} - found
+            found |= last
+        return sorted({lcm(step, number) for number in found})
 
     def broken_together(self, trace: Mapping[str, int], most: Mapping[str, int]) -> dict[str, int] | None:
         """Return sizes that break it where the dimensions of ``most`` grow together up to there; None: none found."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import product
 from math import prod
 
 from normfold.export.errors import CaptureError, InputSpecError
@@ -32,11 +33,13 @@ def within_one_path(origin: Origin, sizes: Sizes, guards: Sequence[Guard], graph
             _check_together(paths, sizes, guard)
             continue
         for upwards in (True, False):
-            sizes = _bounded_by(origin, paths, sizes, guard, upwards)
+            sizes = _bounded_by(origin, paths, sizes, guard, upwards, guards)
     return sizes
 
 
-def _bounded_by(origin: Origin, paths: PathsAt, sizes: Sizes, guard: Guard, upwards: bool) -> Sizes:
+def _bounded_by(
+    origin: Origin, paths: PathsAt, sizes: Sizes, guard: Guard, upwards: bool, guards: Sequence[Guard]
+) -> Sizes:
     """Return ``sizes`` with a bound above (or else below) the traced one, if the guard is broken there and it matters.
 
     Downwards, network and graph are run at the smallest size that breaks it, too: where the answer is a mean over all
@@ -44,14 +47,13 @@ def _bounded_by(origin: Origin, paths: PathsAt, sizes: Sizes, guard: Guard, upwa
     """
     (name,) = guard.names
     d = next(d for d in dimensions(sizes.specs) if d.name == name)
-    broken = list(guard.breaks(sizes.trace, name, _most(sizes, d) if upwards else d.low or 1, d.step or 1))
-    tried = dict.fromkeys(broken[:1] if upwards else [*broken[:1], *broken[-1:]])
-    at, why = next(((size, why) for size in tried if (why := paths.differ({**sizes.trace, name: size}))), (0, ""))
+    broken = _breaks(sizes, guard, d, upwards)
+    at, why = _differs(paths, sizes, name, broken, upwards)
     if not why:
         return sizes
     reason = f"{guard.text}: at {name} = {at} {why}"
     if len(broken) > 1:
-        steps = guard.in_steps(sizes.trace, d)
+        steps = _in_steps(paths, sizes, guard, d, guards)
         raise CaptureError(
             f"the graph holds the network only while {reason}. That is no range from a smallest to a largest {name}. "
             "Write forward() so that it does the same at every size: padding by 0 entries changes nothing, so it needs "
@@ -73,18 +75,51 @@ def _bounded_by(origin: Origin, paths: PathsAt, sizes: Sizes, guard: Guard, upwa
     return _with_bound(sizes, bounded, note, min(CASE_ELEMENTS, paths.most))
 
 
+def _breaks(sizes: Sizes, guard: Guard, d: Dimension, upwards: bool) -> list[int]:
+    """Return the sizes of ``d`` above the traced one, or else below it, that break a guard: see ``Guard.breaks``."""
+    return list(guard.breaks(sizes.trace, d.name, _most(sizes, d) if upwards else d.low or 1, d.step or 1))
+
+
+def _differs(paths: PathsAt, sizes: Sizes, name: str, broken: Sequence[int], upwards: bool) -> tuple[int, str]:
+    """Return the size, of those that break a guard, at which network and graph differ, and in what; (0, "") if none."""
+    tried = dict.fromkeys(broken[:1] if upwards else [*broken[:1], *broken[-1:]])
+    return next(((size, why) for size in tried if (why := paths.differ({**sizes.trace, name: size}))), (0, ""))
+
+
+def _in_steps(paths: PathsAt, sizes: Sizes, guard: Guard, d: Dimension, guards: Sequence[Guard]) -> Dimension | None:
+    """Return ``d`` in steps at which ``guard`` and all others like it hold; None: none found.
+
+    So a network with four pools that each pad an odd length is told of all four at once, not of the next one each time.
+    """
+    steps = guard.in_steps(sizes.trace, d)
+    for other, upwards in product((o for o in guards if o.names == guard.names and o is not guard), (True, False)):
+        if not steps:
+            return None
+        broken = _breaks(sizes, other, steps, upwards)
+        if not _differs(paths, sizes, d.name, broken, upwards)[1]:
+            continue
+        if len(broken) > 1:
+            guard = guard.and_(other)
+        elif upwards:
+            d = replace(d, high=broken[0] - 1)
+        else:
+            d = replace(d, low=broken[0] + 1)
+        steps = guard.in_steps(sizes.trace, d)
+    return steps
+
+
 def _around(sizes: Sizes, guard: Guard, d: Dimension) -> Dimension:
     """Return ``d`` with the sizes around the traced one at which the guard holds."""
     step = d.step or 1
-    below = next(guard.breaks(sizes.trace, d.name, d.low or 1, step), None)
-    above = next(guard.breaks(sizes.trace, d.name, _most(sizes, d), step), None)
+    below, above = (next(iter(_breaks(sizes, guard, d, upwards)), None) for upwards in (False, True))
     low, high = (d.low if below is None else below + step), (d.high if above is None else above - step)
     return Dimension(d.name, low, high, d.step)
 
 
 def _most(sizes: Sizes, d: Dimension) -> int:
     """The largest size of a dimension that is looked at: the declared one, or the largest that an input can have."""
-    rest = max(prod(s.shape({**sizes.trace, d.name: 1})) for s in sizes.specs if d in s.dims)
+    having = (s for s in sizes.specs if d.name in {e.name for e in dimensions([s])})
+    rest = max(prod(s.shape({**sizes.trace, d.name: 1})) for s in having)
     return min(d.high or MAX_ELEMENTS, max(sizes.trace[d.name], MAX_ELEMENTS // max(1, rest)))
 
 

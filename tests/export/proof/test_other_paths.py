@@ -177,14 +177,14 @@ def test_a_declared_range_is_refused_where_sizes_in_it_take_another_path(tmp_pat
         exported(in_a_window, tmp_path, text)
 
 
-def by_sixteens(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-    return y * 3 if x.shape[-1] // 16 % 2 else y
+def by_thousands(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    return y * 3 if x.shape[-1] // 1000 % 2 else y
 
 
 def test_where_no_steps_keep_a_condition_the_range_around_the_traced_size_is_named(tmp_path: Path) -> None:
-    with pytest.raises(normfold.ExportError, match=r"\(\(L // 16\) % 2\) == 0: at L = 48 .* such as L:32\.\.47$"):
-        exported(by_sixteens, tmp_path)
-    assert exported(by_sixteens, tmp_path, "x=FP32[N,4,L:32..47]")[1].inputs == ("x=FP32[N:1..,4,L:32..47]",)
+    with pytest.raises(normfold.ExportError, match=r"\(\(L // 1000\) % 2\) == 0: at L = 1000 .* such as L:1\.\.999$"):
+        exported(by_thousands, tmp_path)
+    assert exported(by_thousands, tmp_path, "x=FP32[N,4,L:1..999]")[1].inputs == ("x=FP32[N:1..,4,L:1..999]",)
 
 
 def faintly(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
@@ -244,6 +244,7 @@ def test_every_size_near_the_traced_one_is_looked_at() -> None:
         (0, "L:1..", "L:30..:30"),
         (20, "L:490..520", "None"),
         (20, "L:470..535", "L:470..530:30"),
+        (0, "L:4..:4", "L:60..:60"),
     ],
 )
 def test_steps_at_which_a_remainder_stays_are_named(remainder: int, typed: str, steps: str) -> None:
@@ -284,6 +285,21 @@ def test_where_the_graph_refuses_a_size_the_message_names_the_steps_that_it_take
 def test_where_an_output_has_another_shape_from_a_size_on_the_range_ends_there(tmp_path: Path) -> None:
     _, report = exported(cropped_by_an_eighth, tmp_path)
     assert "L from 8 to 63" in str(report.limits)
+
+
+def padded_at_each_pool(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """Three pools, each of which pads an odd length with a number that no other entry has, as EQTransformer does."""
+    for _ in range(3):
+        if y.shape[-1] % 2:
+            y = F.pad(y, (0, 1), value=9.0)
+        y = F.avg_pool1d(y, 2)
+    return y * 2 if y.shape[-1] >= 4 else y
+
+
+def test_of_several_conditions_on_one_length_the_first_message_names_steps_at_which_all_hold(tmp_path: Path) -> None:
+    with pytest.raises(normfold.ExportError, match=re.escape("in steps: L:32..:8")):
+        exported(padded_at_each_pool, tmp_path)
+    exported(padded_at_each_pool, tmp_path, "x=FP32[N,4,L:32..:8]")
 
 
 def shorter_and_shorter(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
