@@ -56,8 +56,9 @@ def _bounded_by(
         steps = _in_steps(paths, sizes, guard, d, guards)
         raise CaptureError(
             f"the graph holds the network only while {reason}. That is no range from a smallest to a largest {name}. "
-            "Write forward() so that it does the same at every size: padding by 0 entries changes nothing, so it needs "
-            "no 'if'. Or declare sizes where that holds in --input, "
+            "Write forward() so that it does the same at every size: padding by 0 entries changes nothing, so padding "
+            f"to a multiple of k needs no 'if' where it is by -{name} % k entries, not by k - {name} % k. Or declare "
+            "sizes where that holds in --input, "
             f"{f'in steps: {steps}' if steps else f'such as {_around(sizes, guard, d)}'}"
         )
     step = d.step or 1

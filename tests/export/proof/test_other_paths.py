@@ -143,6 +143,7 @@ def test_a_path_that_depends_on_a_remainder_is_refused_with_what_to_write(tmp_pa
     message = str(refused.value)
     assert re.search(r"only while \(L % 30\) != 0: at L = 60 the network takes another path", message)
     assert "padding by 0 entries changes nothing" in message
+    assert "where it is by -L % k entries, not by k - L % k." in message
     (steps,) = re.findall(r"Or declare sizes where that holds in --input, in steps: (L:\S+)$", message)
     assert steps == ("L:2..:30" if "5" not in text else "L:32..392:30")
     report = exported(padded, tmp_path, f"x=FP32[N,4,{steps}]")[1]
