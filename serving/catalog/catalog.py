@@ -9,8 +9,6 @@ from concurrent.futures import Executor
 
 from normfold.protos import grpc_service as pb
 from normfold.serving.catalog.entries import (
-    LOADING,
-    READY,
     Entry,
     Version,
     after_refusal,
@@ -214,7 +212,7 @@ class Catalog:
             raise
         finally:
             if entry is not None:
-                entry.loading, entry.tried = False, True
+                entry.loading, entry.coming, entry.tried = False, (), True
                 if self._lazily is not None and (entry.ready or not rests):
                     self._lazily.loaded(name, entry)
             if not asked or entry is None or entry.outcome != before:
@@ -225,7 +223,7 @@ class Catalog:
 
         Raises PollFailed, LoadError or LoadRefused.
         """
-        before, answered = dict(entry.versions), bool(entry.ready) or (entry.rests and not asked)
+        answered = bool(entry.ready) or (entry.rests and not asked)
         try:
             only = self.others.without_refused(folder.name, entry) if asked else None
             written, numbers, there = await self._loader.run(self._sources.plan, folder, override, only)
@@ -235,21 +233,15 @@ class Catalog:
             raise
         text = written.SerializeToString(deterministic=True)  # the order of maps differs between processes
         kept = {model.version: model for model in entry.ready} if again and text == entry.written else {}
-        failed = entry.failing
-        for number in numbers:
-            if number not in before or before[number].state != READY:
-                entry.versions[number] = Version(LOADING, failed=number in failed)
-        try:
-            loaded, errors = await self._loader.load_versions(folder, written, numbers, asked or not self.started, kept)
-        except BaseException:
-            entry.versions = before
-            raise
+        entry.coming = tuple(numbers)
+        loaded, errors = await self._loader.load_versions(folder, written, numbers, asked or not self.started, kept)
         failures = {number: str(error) for number, error in errors.items()}
         if failures and answered:
-            entry.versions = after_refusal(before, loaded, failures) if entry.ready else before
+            if entry.ready:
+                entry.versions = after_refusal(entry.versions, loaded, failures)
             raise refusal(errors.values())(load_failed(folder.name, failures) + go_on(entry))
         entry.written = text
-        ready = {number: Version(READY, folder.remark(number), model) for number, model in loaded.items()}
+        ready = {number: Version(folder.remark(number), model) for number, model in loaded.items()}
         entry.put_in_service(ready, failures, None if asked else there)
         if failures:
             raise refusal(errors.values())(load_failed(folder.name, failures))

@@ -32,21 +32,21 @@ class VersionsFound(NamedTuple):
     chosen: tuple[int, ...]
 
 
-@dataclass
+@dataclass(frozen=True)
 class Version:
-    """The state of one version of a model."""
+    """What the last load of one version of a model has left."""
 
-    state: str
-    reason: str = ""
+    #: Why it does not answer; of one that answers, a remark.
+    reason: str
+    #: None: it does not answer.
     model: Model | None = None
-    #: Whether its last load failed, while it is loaded again.
-    failed: bool = False
 
 
 @dataclass
 class Entry:
     """The state of one model."""
 
+    #: The versions, as the last load has left them.
     versions: dict[int, Version] = field(default_factory=dict)
     #: Why loading failed before any version was tried.
     reason: str = ""
@@ -55,6 +55,8 @@ class Entry:
     wanted: bool = False
     #: Whether a load is under way, or to come at the start.
     loading: bool = False
+    #: The versions that the load under way tries, once it knows them; until it ends ``versions`` stay as they were.
+    coming: tuple[int, ...] = ()
     #: Whether a load of it has ended, well or not.
     tried: bool = False
     #: The configuration, as its author wrote it, of the versions in service.
@@ -91,13 +93,13 @@ class Entry:
     @property
     def ready(self) -> list[Model]:
         """The versions that can answer, in ascending order."""
-        return [v.model for _, v in sorted(self.versions.items()) if v.state == READY and v.model]
+        return [version.model for _, version in sorted(self.versions.items()) if version.model is not None]
 
     def unload(self, leave_out: bool) -> None:
         """Put no version in service; ``leave_out``: whatever becomes of its files."""
         self.wanted, self.loading, self.left_out = False, False, leave_out
         self.lazy = self.asleep = self.failed = False
-        self.versions = {number: Version(UNAVAILABLE, UNLOADED) for number in self.versions or self.present}
+        self.versions = dict.fromkeys(self.versions or self.present, Version(UNLOADED))
         self.reason = "" if self.versions else UNLOADED
         self.kept.clear()
 
@@ -135,8 +137,8 @@ class Entry:
         self.reason, self.wanted, self.left_out = "", self.wanted or bool(loaded), False
         self.present = self.present if there is None else tuple(there)
         self.chosen, self.answered = tuple(sorted({*loaded, *failures})), self.answered or bool(loaded)
-        others = {number: Version(UNAVAILABLE, refused.get(number, UNLOADED)) for number in self.versions}
-        self.versions = {**others, **loaded, **{n: Version(UNAVAILABLE, reason) for n, reason in failures.items()}}
+        others = {number: Version(refused.get(number, UNLOADED)) for number in self.versions}
+        self.versions = {**others, **loaded, **{number: Version(reason) for number, reason in failures.items()}}
         for number, version in loaded.items():
             if version.model is not None and (kept := self.kept.pop(number, None)) is not None:
                 version.model.statistics.add_snapshot(kept)
@@ -147,7 +149,7 @@ class Entry:
         if not self.versions:  # the usual case where thousands of models are lazy
             return ()
         every = sorted(self.versions.items())
-        return tuple((n, each.reason) for n, each in every if each.state == UNAVAILABLE and each.reason not in PLAIN)
+        return tuple((n, each.reason) for n, each in every if each.model is None and each.reason not in PLAIN)
 
     @property
     def failing(self) -> tuple[int, ...]:
@@ -155,8 +157,7 @@ class Entry:
 
         What failed counts as failing until it is loaded, also while it is tried again.
         """
-        again = (number for number, version in self.versions.items() if version.failed)
-        numbers = tuple(sorted({*again, *dict(self.refused)}))
+        numbers = tuple(number for number, _ in self.refused)
         failed = self.failed or bool(numbers) or self.reason not in NO_FAILURE
         return (0, *numbers) if failed and not self.can_answer else numbers
 
@@ -187,6 +188,13 @@ class Entry:
         return number in (self.chosen if self.rests else self.answering)
 
     @property
+    def states(self) -> dict[int, tuple[str, str]]:
+        """State and reason of each version, in ascending order."""
+        known = {n: (UNAVAILABLE if each.model is None else READY, each.reason) for n, each in self.versions.items()}
+        coming = {n: (LOADING, "") for n in self.coming if known.get(n, ("", ""))[0] != READY}
+        return dict(sorted({**known, **coming}.items()))
+
+    @property
     def state(self) -> str:
         """The state of the model as a whole, while no version is known; "" for a model that was never loaded."""
         return LOADING if self.loading else UNAVAILABLE if self.why else ""
@@ -206,9 +214,9 @@ class Entry:
 
 def rows(name: str, entry: Entry, only_ready: bool) -> list[tuple[str, str, str, str]]:
     """Name, version, state and reason of each version; one row for a model without versions."""
-    if not entry.versions:
+    if not (states := entry.states):
         return [] if only_ready else [(name, "", entry.state, entry.why)]
-    every = ((name, str(number), each.state, each.reason) for number, each in sorted(entry.versions.items()))
+    every = ((name, str(number), *state) for number, state in states.items())
     return [row for row in every if row[2] == READY or not only_ready]
 
 
@@ -255,8 +263,8 @@ def after_refusal(
     """The versions after a load of which some failed: those that answered go on, the others have their reasons."""
     failed = ", ".join(map(str, sorted(failures)))
     reasons = dict.fromkeys(loaded, f"not put in service, because version {failed} failed to load") | {**failures}
-    kept = {number for number, version in before.items() if version.state == READY}
-    return {**before, **{n: Version(UNAVAILABLE, reason) for n, reason in reasons.items() if n not in kept}}
+    kept = {number for number, version in before.items() if version.model is not None}
+    return {**before, **{n: Version(reason) for n, reason in reasons.items() if n not in kept}}
 
 
 def go_on(entry: Entry | None) -> str:
@@ -281,7 +289,7 @@ def answering(entry: Entry, name: str, number: int | None) -> Model:
     Raises NotFound, or Unavailable with the reason.
     """
     unknown, ready = f"Request for unknown model: {quoted(name)}", entry.ready
-    if entry.loading and not ready and (number is None or not entry.versions):
+    if entry.loading and not ready and (number is None or not entry.states):
         raise Unavailable(f"{unknown} is not at ready state: it is still loading")
     if entry.rests:
         raise Unavailable(f"{unknown} is not at ready state: {NOT_LOADED}")
@@ -290,10 +298,11 @@ def answering(entry: Entry, name: str, number: int | None) -> Model:
             raise NotFound(f"{unknown} has no available versions{entry.because}")
         return ready[-1]
     found = entry.versions.get(number)
+    if found is not None and found.model is not None:
+        return found.model
+    if number in entry.coming:
+        raise Unavailable(f"{unknown} version {number} is not at ready state: it is still loading")
     if found is None:
         versions = ", ".join(str(model.version) for model in ready) or "none"
         raise NotFound(f"{unknown} version {number} is not found; ready versions: {versions}")
-    if found.model is None or found.state != READY:
-        why = f": {found.reason}" if found.reason else ": it is still loading" if found.state == LOADING else ""
-        raise Unavailable(f"{unknown} version {number} is not at ready state{why}")
-    return found.model
+    raise Unavailable(f"{unknown} version {number} is not at ready state: {found.reason}")

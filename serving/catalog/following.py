@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from normfold.protos import model_config as mc
 from normfold.serving.catalog import config
-from normfold.serving.catalog.entries import UNAVAILABLE, Entry, Version
+from normfold.serving.catalog.entries import Entry, Version
 from normfold.serving.catalog.repository import ModelFolder, Repository
 from normfold.serving.catalog.served import ServedModel
 from normfold.serving.errors import LoadError, ServingError
@@ -38,7 +38,7 @@ def served(entries: Mapping[str, Entry]) -> Iterator[ServedModel]:
                 entry.written,
                 entry.reason,
                 digests=entry.digests,
-                refused=tuple((n, v.reason) for n, v in sorted(entry.versions.items()) if v.state == UNAVAILABLE),
+                refused=tuple((n, v.reason) for n, v in sorted(entry.versions.items()) if v.model is None),
                 wanted=entry.wanted,
                 answered=entry.answered,
                 left_out=entry.left_out,
@@ -184,7 +184,7 @@ class Following:
 
 def _state(model: ServedModel) -> Entry:
     """The state of ``model``, without the versions that answer."""
-    versions = {number: Version(UNAVAILABLE, reason) for number, reason in model.refused}
+    versions = {number: Version(reason) for number, reason in model.refused}
     return Entry(versions, model.reason, model.wanted, answered=model.answered, left_out=model.left_out)
 
 

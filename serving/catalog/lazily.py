@@ -17,7 +17,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 
-from normfold.serving.catalog.entries import MADE_ROOM, UNAVAILABLE, Entry, Version, VersionsFound
+from normfold.serving.catalog.entries import MADE_ROOM, Entry, Version, VersionsFound
 from normfold.serving.catalog.model import Model
 from normfold.serving.errors import Overloaded, ServingError, Unavailable
 from normfold.serving.rpc.traffic import EXITING
@@ -179,7 +179,7 @@ class Lazily:
             return
         others = [name for name in self._bytes if name != newest and self._entries[name].lazy]
         # The requests for those in _waiting have not had their turn.
-        idle = [name for name in others if name not in self._waiting]
+        idle = [name for name in others if name not in self._waiting and not self._entries[name].loading]
         idle = [name for name in idle if all(model.idle for model in self._entries[name].ready)]
         idle.sort(key=lambda name: max(model.used_ns for model in self._entries[name].ready))
         gone: list[Model] = []
@@ -205,7 +205,7 @@ class Lazily:
             for listener in self.listeners:
                 listener(model)
         entry.versions = {
-            number: Version(UNAVAILABLE, MADE_ROOM) if version.model else version
+            number: version if version.model is None else Version(MADE_ROOM)
             for number, version in entry.versions.items()
         }
         entry.asleep = True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -19,7 +20,15 @@ from normfold.serving.catalog.lazily import LazyLimits
 from normfold.serving.catalog.load import LoadOptions, memory_of
 from normfold.serving.catalog.model import Model
 from normfold.serving.catalog.repository import Repository
-from normfold.serving.errors import LoadHindered, LoadRefused, NotFound, Overloaded, ServingError, Unavailable
+from normfold.serving.errors import (
+    LoadError,
+    LoadHindered,
+    LoadRefused,
+    NotFound,
+    Overloaded,
+    ServingError,
+    Unavailable,
+)
 from normfold.serving.runtime.devices import Device
 from normfold.serving.scheduling.statistics import RequestTiming
 
@@ -734,5 +743,31 @@ def test_the_others_are_told_of_each_version_that_does_not_load(catalog, root, m
         later.following.end(later.entries)
         assert later.model_ready("a")
         assert await later.awake("a", "1")
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("broken", [True, False])
+def test_a_model_that_is_loaded_again_makes_no_room_before_its_load_ends(catalog, root, models, monkeypatch, broken):
+    """It was in memory all the same after that load, and its requests were counted twice."""
+    made = catalog(LazyLimits(EACH))
+
+    async def scenario():
+        await made.load_all()
+        (await made.awake("a", "")).statistics.ran(1, 1, 1, 1)
+        with monkeypatch.context() as patched:
+
+            async def load_versions(*given):
+                patched.undo()
+                await made.awake("b", "")
+                return ({}, {1: LoadError("broken")}) if broken else await made._loader.load_versions(*given)
+
+            patched.setattr(made._loader, "load_versions", load_versions)
+            with pytest.raises(LoadRefused) if broken else contextlib.nullcontext():
+                await made.refresh("a")
+        entry = made.entries["a"]
+        assert entry.asleep is not bool(entry.ready)
+        assert [row.execution_count for _, row in entry.statistics()] == [1]
+        assert (await made.awake("a", "")).statistics.executions == 1
 
     asyncio.run(scenario())
