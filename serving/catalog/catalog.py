@@ -3,21 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor
 
 from normfold.protos import grpc_service as pb
-from normfold.serving.catalog.entries import (
-    Entry,
-    Version,
-    after_refusal,
-    answering,
-    go_on,
-    in_service,
-    index,
-    load_failed,
-)
+from normfold.serving.catalog.entries import answering, go_on, in_service, index, load_failed
+from normfold.serving.catalog.entry import Entry, Version
 from normfold.serving.catalog.following import Following, Others
 from normfold.serving.catalog.hindered import HinderedModels, refusal
 from normfold.serving.catalog.lazily import Lazily, LazyLimits
@@ -27,13 +18,12 @@ from normfold.serving.catalog.looks import Looks
 from normfold.serving.catalog.model import Model
 from normfold.serving.catalog.repository import Repository
 from normfold.serving.catalog.sources import Sources
+from normfold.serving.catalog.stage import Stage
 from normfold.serving.catalog.trial import Trials
 from normfold.serving.catalog.trust import ANYTHING, Trust, TrustedFolder
 from normfold.serving.catalog.version_text import parse_version
 from normfold.serving.errors import LoadError, NotFound, PollFailed, StartError
 from normfold.serving.wording import near, quoted
-
-log = logging.getLogger(__name__)
 
 
 class Catalog:
@@ -80,7 +70,7 @@ class Catalog:
         #: True once the server stops: nothing is ready any more, although requests are answered for a while.
         self.leaving = False
         for name in self._sources.names(names, again):
-            self.entries[name] = Entry(wanted=True, loading=True)
+            self.entries[name] = Entry(Stage.AWAITED)
 
     def on_change(self, listener: Callable[[], None]) -> None:
         """Call ``listener`` whenever readiness may have changed: of the server, or of a model."""
@@ -122,17 +112,29 @@ class Catalog:
 
         Lazy ones are only looked at. Where there are other workers, only what they have in service is loaded.
         """
-        for name, why in (await self._loader.run(self._sources.overlooked)).items():
-            log.warning("%s %s is not served: %s", "file" if name.endswith(".onnx") else "folder", quoted(name), why)
+        await self._loader.run(self._sources.warn_of_overlooked)
         self.following.skip(self.entries)
-        names = [name for name, entry in self.entries.items() if entry.loading]
+        names = [*filter(self._is_awaited, self.entries)]
         if self._lazily is not None:
-            self._lazily.lay_down(await self._loader.run(self._sources.versions, names))
+            found = await self._loader.run(self._sources.versions, names)
+            self._lazily.lay_down({name: each for name, each in found.items() if self._is_awaited(name)})
         else:
-            await load_each(self.load, names)
+            await load_each(self._load_at_start, names)
             self._loader.rest()
         self.started = True
         self.changed()
+
+    def _is_awaited(self, name: str) -> bool:
+        """Whether the start is still to load the model."""
+        entry = self.entries.get(name)
+        return entry is not None and entry.stage is Stage.AWAITED
+
+    async def _load_at_start(self, name: str) -> None:
+        """Load a model, unless a client has loaded or unloaded it meanwhile. Raises as ``load``."""
+        async with self._lock(name):
+            if self._is_awaited(name):
+                with self.hindered.noted(name):
+                    await self._load_now(name, None, {})
 
     async def load(self, name: str, override: str | None = None, files: Mapping[str, bytes] | None = None) -> None:
         """Load or reload a model. Old versions serve until the new ones are warm, and go on if the new ones fail.
@@ -160,12 +162,12 @@ class Catalog:
     def follows(self, name: str) -> bool:
         """Whether a change of the files of ``name`` puts it in service: unless a client, or the start, left it out."""
         entry = self.entries.get(name)
-        return (not self._names or name in self._names) if entry is None else not entry.left_out
+        return (not self._names or name in self._names) if entry is None else entry.stage is not Stage.LEFT_OUT
 
     async def _load_asked(self, name: str) -> None:
         """Load a model because a request asks for it, if it is still to be loaded. Raises as ``load``."""
         async with self._lock(name):
-            if self.entries[name].asleep:
+            if (entry := self.entries.get(name)) is not None and entry.asleep:
                 await self._load_now(name, None, {}, asked=True)
 
     def wake(self, name: str) -> Awaitable[None] | None:
@@ -192,57 +194,63 @@ class Catalog:
         if entry is not None and override is None and not files and self.following.has(name, entry):
             return
         before = None if entry is None else entry.outcome
-        rests = entry is not None and entry.rests and not asked
+        spared = entry is not None and self._spares(entry, asked)
         try:
             found = await self._loader.run(self._sources.files, name, override, files)
             folder = TrustedFolder(found, self._trust, quiet=asked)
-            entry = self.entries.setdefault(name, Entry(wanted=not self.entries))  # the first one is waited for
-            was_known, entry.loading = entry.known, True
+            # The server is not ready before its first model.
+            entry = self.entries.setdefault(name, Entry(Stage.OUT if self.entries else Stage.EAGER))
+            was_known, entry.loading = entry.known, ()
             if not was_known:
                 self.changed()
             await self._load(folder, override, entry, asked, again)
-            entry.lazy = self._lazily is not None and override is None and not files
         except LoadError as error:
             raise refusal([error])(f"failed to load {quoted(name)}: {error}{go_on(entry)}") from error
         except (PollFailed, StartError) as error:
-            if entry is not None and entry.wanted and not rests and (asked or not entry.versions):
-                entry.reason = str(error)
+            if entry is not None and entry.wanted and not spared and (asked or not entry.versions):
+                entry.refuse(str(error))
             if isinstance(error, PollFailed) and (still := go_on(entry)):
                 raise PollFailed(f"{error}{still}") from error
             raise
         finally:
             if entry is not None:
-                entry.loading, entry.coming, entry.tried = False, (), True
-                if self._lazily is not None and (entry.ready or not rests):
+                entry.loading = None
+                if not entry.known:  # as after a load that was given up
+                    self.entries.pop(name, None)
+                if self._lazily is not None and (entry.ready or not spared):
                     self._lazily.loaded(name, entry)
             if not asked or entry is None or entry.outcome != before:
                 self.changed()
+
+    def _spares(self, entry: Entry, asked: bool) -> bool:
+        """Whether a load that fails changes nothing: a request, or the start of lazy models, is still to load it."""
+        return not asked and (entry.rests or (self._lazily is not None and entry.stage is Stage.AWAITED))
 
     async def _load(self, folder: TrustedFolder, override: str | None, entry: Entry, asked: bool, again: bool) -> None:
         """Load the versions of a model, and put them in service if none fails or if none answers yet.
 
         Raises PollFailed, LoadError or LoadRefused.
         """
-        answered = bool(entry.ready) or (entry.rests and not asked)
+        answered = bool(entry.ready) or self._spares(entry, asked)
         try:
             only = self.others.without_refused(folder.name, entry) if asked else None
             written, numbers, there = await self._loader.run(self._sources.plan, folder, override, only)
         except LoadError as error:
             if not answered:
-                entry.reason = str(error)
+                entry.refuse(str(error))
             raise
         text = written.SerializeToString(deterministic=True)  # the order of maps differs between processes
         kept = {model.version: model for model in entry.ready} if again and text == entry.written else {}
-        entry.coming = tuple(numbers)
+        entry.loading = tuple(numbers)
         loaded, errors = await self._loader.load_versions(folder, written, numbers, asked or not self.started, kept)
         failures = {number: str(error) for number, error in errors.items()}
         if failures and answered:
-            if entry.ready:
-                entry.versions = after_refusal(entry.versions, loaded, failures)
+            entry.go_on(loaded, failures)
             raise refusal(errors.values())(load_failed(folder.name, failures) + go_on(entry))
         entry.written = text
         ready = {number: Version(folder.remark(number), model) for number, model in loaded.items()}
-        entry.put_in_service(ready, failures, None if asked else there)
+        lazy = self._lazily is not None and override is None  # what a client has sent exists nowhere else
+        entry.put_in_service(ready, failures, None if asked else there, lazy)
         if failures:
             raise refusal(errors.values())(load_failed(folder.name, failures))
 

@@ -10,9 +10,10 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from normfold.protos import model_config as mc
 from normfold.serving.catalog import config
-from normfold.serving.catalog.entries import Entry, Version
+from normfold.serving.catalog.entry import Entry, Version
 from normfold.serving.catalog.repository import ModelFolder, Repository
 from normfold.serving.catalog.served import ServedModel
+from normfold.serving.catalog.stage import Stage
 from normfold.serving.errors import LoadError, ServingError
 from normfold.serving.wording import quoted
 
@@ -20,7 +21,7 @@ from normfold.serving.wording import quoted
 def served(entries: Mapping[str, Entry]) -> Iterator[ServedModel]:
     """Every model that is known, and is not loading for the first time."""
     for name, entry in sorted(entries.items()):
-        if entry.wanted and entry.lazy:
+        if entry.lazy:
             yield ServedModel(
                 name,
                 entry.present,
@@ -31,7 +32,7 @@ def served(entries: Mapping[str, Entry]) -> Iterator[ServedModel]:
                 failing=entry.failing,
                 recoveries=entry.recoveries,
             )
-        elif (entry.wanted or entry.known) and (entry.tried or not entry.loading):
+        elif entry.versions or entry.reason:
             yield ServedModel(
                 name,
                 entry.answering,
@@ -41,7 +42,7 @@ def served(entries: Mapping[str, Entry]) -> Iterator[ServedModel]:
                 refused=tuple((n, v.reason) for n, v in sorted(entry.versions.items()) if v.model is None),
                 wanted=entry.wanted,
                 answered=entry.answered,
-                left_out=entry.left_out,
+                left_out=entry.stage is Stage.LEFT_OUT,
                 failing=entry.failing,
             )
 
@@ -95,9 +96,9 @@ class Following:
         """
         for name, entry in entries.items():
             if self._active and name not in self._models:
-                entry.wanted = entry.loading = False
+                entry.skip()
         for name in [name for name, model in self._models.items() if model.lazy and name not in entries]:
-            entries[name] = Entry(wanted=True, loading=True)
+            entries[name] = Entry(Stage.AWAITED)
 
     def end(self, entries: dict[str, Entry]) -> dict[str, str]:
         """Follow the others no longer. Returns a sentence for each model that is served otherwise than they serve it.
@@ -108,7 +109,7 @@ class Following:
         lost = self._lost(entries)
         self._take_over(entries)
         self.follow(None)
-        for name in [name for name, entry in entries.items() if not entry.known and not entry.left_out]:
+        for name in [name for name, entry in entries.items() if not entry.known]:
             del entries[name]
         return lost
 
@@ -145,7 +146,8 @@ class Following:
             if model.lazy:
                 entry = entries.get(model.name, Entry())
                 if entry.asleep and 0 in model.failing:
-                    entry.versions, entry.reason, entry.failed = _state(model).versions, model.reason, True
+                    entry.refuse(model.reason)
+                    entry.versions = _state(model).versions
                 continue
             entry = entries.setdefault(model.name, _state(model))
             if model.reason or (model.refused and not model.versions):
@@ -185,7 +187,8 @@ class Following:
 def _state(model: ServedModel) -> Entry:
     """The state of ``model``, without the versions that answer."""
     versions = {number: Version(reason) for number, reason in model.refused}
-    return Entry(versions, model.reason, model.wanted, answered=model.answered, left_out=model.left_out)
+    stage = Stage.EAGER if model.wanted else Stage.LEFT_OUT if model.left_out else Stage.OUT
+    return Entry(stage, versions, model.reason, answered=model.answered)
 
 
 def _which(name: str, versions: Iterable[int]) -> str:

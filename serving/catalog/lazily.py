@@ -17,8 +17,9 @@ import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 
-from normfold.serving.catalog.entries import MADE_ROOM, Entry, Version, VersionsFound
+from normfold.serving.catalog.entry import Entry, VersionsFound
 from normfold.serving.catalog.model import Model
+from normfold.serving.catalog.stage import Stage
 from normfold.serving.errors import Overloaded, ServingError, Unavailable
 from normfold.serving.rpc.traffic import EXITING
 from normfold.serving.wording import quoted
@@ -86,18 +87,14 @@ class Lazily:
     def lay_down(self, versions: Mapping[str, VersionsFound]) -> None:
         """Have the next request load each of these models, which have these versions."""
         for name, found in versions.items():
-            entry = self._entries.setdefault(name, Entry())
-            entry.versions, entry.reason, entry.loading, entry.failed, entry.left_out = {}, "", False, False, False
-            entry.present, entry.chosen = found
-            entry.wanted = entry.lazy = entry.asleep = True
-            entry.answered |= bool(found.chosen)  # clients may have seen that it is ready
+            self._entries.setdefault(name, Entry()).lay_down(found)
             self._forget(name)
 
     def try_again(self, names: Iterable[str]) -> None:
         """Have the next request load each of these models whose last load failed here: another worker could load it."""
         for name in names:
             entry = self._entries.get(name)
-            if entry is not None and entry.failed and not entry.loading:
+            if entry is not None and entry.stage is Stage.FAILED and entry.loading is None:
                 self.lay_down({name: VersionsFound(entry.present, entry.chosen)})
 
     def wake(self, name: str) -> Awaitable[None] | None:
@@ -151,10 +148,9 @@ class Lazily:
 
     def loaded(self, name: str, entry: Entry) -> None:
         """Take note of what a load of ``name`` has left in ``entry``: its versions, or none of them."""
-        entry.recoveries += entry.failed and bool(entry.ready)
-        entry.asleep = entry.failed = entry.lazy and entry.wanted and not entry.ready
         self._forget(name)
-        if entry.failed:
+        if entry.asleep:
+            entry.refuse(entry.reason)
             self._retry[name] = time.monotonic() + RETRY_SECONDS
         if entry.ready:
             self._bytes[name] = sum(model.memory_bytes for model in entry.ready)
@@ -179,7 +175,7 @@ class Lazily:
             return
         others = [name for name in self._bytes if name != newest and self._entries[name].lazy]
         # The requests for those in _waiting have not had their turn.
-        idle = [name for name in others if name not in self._waiting and not self._entries[name].loading]
+        idle = [name for name in others if name not in self._waiting and self._entries[name].loading is None]
         idle = [name for name in idle if all(model.idle for model in self._entries[name].ready)]
         idle.sort(key=lambda name: max(model.used_ns for model in self._entries[name].ready))
         gone: list[Model] = []
@@ -200,14 +196,9 @@ class Lazily:
     def _unload(self, name: str) -> list[Model]:
         entry = self._entries[name]
         models = entry.ready
+        entry.make_room()
         for model in models:
-            entry.kept[model.version] = model.snapshot()
             for listener in self.listeners:
                 listener(model)
-        entry.versions = {
-            number: version if version.model is None else Version(MADE_ROOM)
-            for number, version in entry.versions.items()
-        }
-        entry.asleep = True
         self._forget(name)
         return models

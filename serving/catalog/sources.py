@@ -8,7 +8,7 @@ from collections.abc import Collection, Container, Iterable, Mapping, Sequence
 from normfold.counting import counted
 from normfold.protos import model_config as mc
 from normfold.serving.catalog import config
-from normfold.serving.catalog.entries import VersionsFound
+from normfold.serving.catalog.entry import VersionsFound
 from normfold.serving.catalog.following import Following
 from normfold.serving.catalog.overlooked import overlooked, unnumbered
 from normfold.serving.catalog.repository import Files, Repository, SentFolder, is_plain
@@ -42,9 +42,10 @@ class Sources:
                 raise StartError(f"there is no model {quoted(name)} to load{near(name, found) or _there(found)}")
         return [name for name in wanted if name in found] if wanted else found
 
-    def overlooked(self) -> dict[str, str]:
-        """The folders that are no models, and why, where ``names`` looked last."""
-        return overlooked(self._repository, self._found)
+    def warn_of_overlooked(self) -> None:
+        """Log the folders that are no models, and why, where ``names`` looked last."""
+        for name, why in overlooked(self._repository, self._found).items():
+            log.warning("%s %s is not served: %s", "file" if name.endswith(".onnx") else "folder", quoted(name), why)
 
     def files(self, name: str, override: str | None, sent: Mapping[str, bytes]) -> Files:
         """The place that the files of model ``name`` come from. Raises PollFailed."""

@@ -13,7 +13,7 @@ from google.protobuf.message import Message
 
 from normfold.protos import grpc_service as pb
 from normfold.protos import metrics as mx
-from normfold.serving.catalog.entries import ASLEEP, LOADING, NO_FAILURE, READY
+from normfold.serving.catalog.entry import ASLEEP, LOADING, NO_FAILURE, READY
 from normfold.serving.scheduling.statistics import Statistics
 from normfold.serving.service.snapshot import failed_sums
 

@@ -12,7 +12,7 @@ from normfold.cli.control import LOADS
 from normfold.cli.main import main
 from normfold.serving.access.scopes import Scope
 from normfold.serving.access.tokens import line
-from normfold.serving.catalog.entries import NOT_LOADED
+from normfold.serving.catalog.entry import NOT_LOADED
 from normfold.serving.client.client import Client, ClientError
 from normfold.serving.client.metadata import ServerMetadata
 

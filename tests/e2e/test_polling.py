@@ -13,7 +13,7 @@ import pytest
 from onnx import parser
 from tests.waiting import wait_until
 
-from normfold.serving.catalog.entries import NOT_LOADED
+from normfold.serving.catalog.entry import NOT_LOADED
 from normfold.serving.client.client import Client, ClientError
 from normfold.serving.load.processes import listeners
 

@@ -14,7 +14,8 @@ from normfold.protos import grpc_service as pb
 from normfold.protos import metrics as mx
 from normfold.serving.catalog import lazily, load, loader
 from normfold.serving.catalog.catalog import Catalog
-from normfold.serving.catalog.entries import MADE_ROOM, NOT_LOADED, UNLOADED, lines
+from normfold.serving.catalog.entries import lines
+from normfold.serving.catalog.entry import MADE_ROOM, NOT_LOADED, UNLOADED
 from normfold.serving.catalog.following import served
 from normfold.serving.catalog.lazily import LazyLimits
 from normfold.serving.catalog.load import LoadOptions, memory_of

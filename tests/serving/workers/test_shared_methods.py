@@ -6,7 +6,7 @@ from itertools import permutations
 
 from normfold.protos import grpc_service as pb
 from normfold.protos import metrics as mx
-from normfold.serving.catalog.entries import MADE_ROOM, NOT_LOADED, UNLOADED
+from normfold.serving.catalog.entry import MADE_ROOM, NOT_LOADED, UNLOADED
 from normfold.serving.errors import Status
 from normfold.serving.scheduling.statistics import RequestTiming, Statistics
 from normfold.serving.workers.shared_methods import changes, index, snapshot, statistics

@@ -1,0 +1,61 @@
+"""The stages in the life of a model, and which one follows when something happens to it.
+
+A load that is under way is no stage: it may be under way at any of them, and changes nothing before it ends.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import Enum, auto
+
+
+class Stage(Enum):
+    """Whether a model should be in service, and what loads it."""
+
+    #: Not in service: never loaded, loaded by a client without success, or unloaded because its folder is gone.
+    OUT = auto()
+    #: A client has taken it out of service: no change of its files puts it back.
+    LEFT_OUT = auto()
+    #: The start is to load it or, where models are lazy, to look which versions it has.
+    AWAITED = auto()
+    #: In service, and not unloaded to make room. Also where its load has failed: then the server is not ready.
+    EAGER = auto()
+    #: Lazy, and in memory until others need the room.
+    AWAKE = auto()
+    #: Lazy, and not in memory: its next request loads it.
+    ASLEEP = auto()
+    #: Lazy, and not in memory, because the last load that a request asked for has failed: a later request tries again.
+    FAILED = auto()
+
+
+#: The stages of models that should be in service.
+WANTED = (Stage.AWAITED, Stage.EAGER, Stage.AWAKE, Stage.ASLEEP, Stage.FAILED)
+#: The stages of models that requests load.
+LAZY = (Stage.AWAKE, Stage.ASLEEP, Stage.FAILED)
+#: Those of them that are not in memory.
+TO_LOAD = (Stage.ASLEEP, Stage.FAILED)
+
+Transition = Mapping[Stage, Stage]
+
+#: The other workers do not have it in service, so the start does not load it.
+SKIPPED: Transition = {Stage.AWAITED: Stage.OUT}
+#: Its folder was looked at, and from now on its next request loads it.
+LAID_DOWN: Transition = dict.fromkeys(Stage, Stage.ASLEEP)
+#: A load has put versions in service: the model stays in memory, or is lazy.
+LOADED: Transition = dict.fromkeys(Stage, Stage.EAGER)
+LOADED_LAZILY: Transition = dict.fromkeys(Stage, Stage.AWAKE)
+#: A load has failed, and no version answers.
+REFUSED: Transition = {
+    Stage.OUT: Stage.OUT,
+    Stage.LEFT_OUT: Stage.OUT,  # the client that loads it wants it back: mended files put it in service
+    Stage.AWAITED: Stage.EAGER,
+    Stage.EAGER: Stage.EAGER,
+    Stage.ASLEEP: Stage.FAILED,
+    Stage.FAILED: Stage.FAILED,
+}
+#: It was unloaded for other models.
+MADE_ROOM: Transition = {Stage.AWAKE: Stage.ASLEEP}
+#: It was unloaded because its folder is gone.
+UNLOADED: Transition = dict.fromkeys(Stage, Stage.OUT)
+#: A client has unloaded it.
+TAKEN_OUT: Transition = dict.fromkeys(Stage, Stage.LEFT_OUT)
