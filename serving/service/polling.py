@@ -141,10 +141,10 @@ class Polling:
             log.info("the repository can be read again")
         self._say_what_waits()
         changed, gone = [*filter(self._catalog.follows, changed)], [*filter(self._catalog.follows, gone)]
-        for name in changed:
+        for name in filter(self._catalog.follows, changed):  # a client may leave one out while others load
             self._pauses.forget(name)
             await self._ask(self._load, pb.RepositoryModelLoadRequest(model_name=name), f"load {quoted(name)}")
-        for name in gone:
+        for name in filter(self._catalog.follows, gone):
             self._pauses.forget(name)
             await self._ask(self._unload, pb.RepositoryModelUnloadRequest(model_name=name), f"unload {quoted(name)}")
         again = await self._try_again(now) if now or self._seconds else []
@@ -158,7 +158,7 @@ class Polling:
         hindered = self._catalog.hindered
         names = (hindered.names | self._pauses.names) - hindered.sent - self._changes.unsettled
         due = self._pauses.due([*filter(self._catalog.follows, names)], now)
-        for name in due:
+        for name in filter(self._catalog.follows, due):
             await self._ask(self._load, pb.RepositoryModelLoadRequest(model_name=name), f"load {quoted(name)}", True)
         return due
 

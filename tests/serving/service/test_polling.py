@@ -395,3 +395,30 @@ def test_a_look_that_somebody_asked_for_says_that_it_found_nothing(root, monkeyp
     assert [r.message for r in caplog.records if "nothing has changed" in r.message] == [
         "SIGHUP: looked at the repository: nothing has changed, or what has is not whole yet"
     ]
+
+
+@pytest.mark.parametrize("change", ["changed", "gone"])
+def test_a_model_that_a_client_leaves_out_while_another_one_loads_stays_out(root, models, change):
+    """It came back when its turn came."""
+
+    async def run():
+        left_out, asked = set(), []
+
+        def answer(data):
+            asked.append(polling.pb.RepositoryModelLoadRequest.FromString(data).model_name)
+            left_out.add("n")
+            return b""
+
+        one = Polling(Repository(root), SimpleNamespace(follows=lambda name: name not in left_out), 0)
+        one.share([SimpleNamespace(answer=answer)] * 2)
+        await one.begin()
+        for name in ("m", "n"):
+            if change == "gone":
+                shutil.rmtree(root / name)
+            else:
+                models.write(root / name, models.scale(3.0), 2)
+        for _ in range(2):
+            await one._look()
+        return asked
+
+    assert asyncio.run(run()) == ["m"]
