@@ -245,7 +245,7 @@ class Catalog:
         loaded, errors = await self._loader.load_versions(folder, written, numbers, asked or not self.started, kept)
         failures = {number: str(error) for number, error in errors.items()}
         if failures and answered:
-            entry.go_on(loaded, failures)
+            entry.note_failures(loaded, failures)
             raise refusal(errors.values())(load_failed(folder.name, failures) + go_on(entry))
         entry.written = text
         ready = {number: Version(folder.remark(number), model) for number, model in loaded.items()}

@@ -14,7 +14,7 @@ from normfold.serving.wording import quoted
 def rows(name: str, entry: Entry, only_ready: bool) -> list[tuple[str, str, str, str]]:
     """Name, version, state and reason of each version; one row for a model without versions."""
     if not (states := entry.states):
-        return [] if only_ready else [(name, "", entry.state, entry.why)]
+        return [] if only_ready else [(name, "", *entry.state)]
     every = ((name, str(number), *state) for number, state in states.items())
     return [row for row in every if row[2] == READY or not only_ready]
 

@@ -70,17 +70,17 @@ class Entry:
     @property
     def wanted(self) -> bool:
         """Whether it should be in service: the server or a client loads it, and no client has unloaded it since."""
-        return self.stage in stage.WANTED
+        return self.stage not in (Stage.OUT, Stage.LEFT_OUT)
 
     @property
     def lazy(self) -> bool:
         """Whether requests load it, and may have to do so again because it was unloaded to make room."""
-        return self.stage in stage.LAZY
+        return self.stage in (Stage.AWAKE, Stage.ASLEEP, Stage.FAILED)
 
     @property
     def asleep(self) -> bool:
         """Whether its next request loads it, perhaps after a pause because such a load has failed."""
-        return self.stage in stage.TO_LOAD
+        return self.stage in (Stage.ASLEEP, Stage.FAILED)
 
     @property
     def rests(self) -> bool:
@@ -139,8 +139,8 @@ class Entry:
             if version.model is not None and (kept := self.kept.pop(number, None)) is not None:
                 version.model.statistics.add_snapshot(kept)
 
-    def go_on(self, loaded: Collection[int], failures: Mapping[int, str]) -> None:
-        """Note why versions have failed in a load that changes nothing else; none while its next request loads it."""
+    def note_failures(self, loaded: Collection[int], failures: Mapping[int, str]) -> None:
+        """Note why versions do not answer after a load that failed; the others go on. None answers: nothing changes."""
         if self.ready:
             failed = ", ".join(map(str, sorted(failures)))
             beside = dict.fromkeys(loaded, f"not put in service, because version {failed} failed to load")
@@ -234,14 +234,10 @@ class Entry:
         return dict(sorted({**known, **coming}.items()))
 
     @property
-    def state(self) -> str:
-        """The state of the model as a whole, while no version is known; "" for a model that was never loaded."""
-        return LOADING if self.loads else UNAVAILABLE if self.why else ""
-
-    @property
-    def why(self) -> str:
-        """Why the model as a whole is not in service, while no version is known."""
-        return self.reason or (NOT_LOADED if self.asleep else "")
+    def state(self) -> tuple[str, str]:
+        """State and reason of the model as a whole, while no version is known; "" for a model that was never loaded."""
+        why = self.reason or (NOT_LOADED if self.asleep else "")
+        return LOADING if self.loads else UNAVAILABLE if why else "", why
 
     @property
     def because(self) -> str:

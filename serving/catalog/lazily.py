@@ -88,7 +88,7 @@ class Lazily:
         """Have the next request load each of these models, which have these versions."""
         for name, found in versions.items():
             self._entries.setdefault(name, Entry()).lay_down(found)
-            self._forget(name)
+            self.gone(name)
 
     def try_again(self, names: Iterable[str]) -> None:
         """Have the next request load each of these models whose last load failed here: another worker could load it."""
@@ -148,7 +148,7 @@ class Lazily:
 
     def loaded(self, name: str, entry: Entry) -> None:
         """Take note of what a load of ``name`` has left in ``entry``: its versions, or none of them."""
-        self._forget(name)
+        self.gone(name)
         if entry.asleep:
             entry.refuse(entry.reason)
             self._retry[name] = time.monotonic() + RETRY_SECONDS
@@ -159,9 +159,6 @@ class Lazily:
 
     def gone(self, name: str) -> None:
         """Take note that ``name`` is not loaded."""
-        self._forget(name)
-
-    def _forget(self, name: str) -> None:
         self._retry.pop(name, None)
         self._total -= self._bytes.pop(name, 0)
 
@@ -200,5 +197,5 @@ class Lazily:
         for model in models:
             for listener in self.listeners:
                 listener(model)
-        self._forget(name)
+        self.gone(name)
         return models

@@ -5,7 +5,6 @@ A load that is under way is no stage: it may be under way at any of them, and ch
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from enum import Enum, auto
 
 
@@ -28,24 +27,15 @@ class Stage(Enum):
     FAILED = auto()
 
 
-#: The stages of models that should be in service.
-WANTED = (Stage.AWAITED, Stage.EAGER, Stage.AWAKE, Stage.ASLEEP, Stage.FAILED)
-#: The stages of models that requests load.
-LAZY = (Stage.AWAKE, Stage.ASLEEP, Stage.FAILED)
-#: Those of them that are not in memory.
-TO_LOAD = (Stage.ASLEEP, Stage.FAILED)
-
-Transition = Mapping[Stage, Stage]
-
 #: The other workers do not have it in service, so the start does not load it.
-SKIPPED: Transition = {Stage.AWAITED: Stage.OUT}
+SKIPPED = {Stage.AWAITED: Stage.OUT}
 #: Its folder was looked at, and from now on its next request loads it.
-LAID_DOWN: Transition = dict.fromkeys(Stage, Stage.ASLEEP)
+LAID_DOWN = dict.fromkeys(Stage, Stage.ASLEEP)
 #: A load has put versions in service: the model stays in memory, or is lazy.
-LOADED: Transition = dict.fromkeys(Stage, Stage.EAGER)
-LOADED_LAZILY: Transition = dict.fromkeys(Stage, Stage.AWAKE)
+LOADED = dict.fromkeys(Stage, Stage.EAGER)
+LOADED_LAZILY = dict.fromkeys(Stage, Stage.AWAKE)
 #: A load has failed, and no version answers.
-REFUSED: Transition = {
+REFUSED = {
     Stage.OUT: Stage.OUT,
     Stage.LEFT_OUT: Stage.OUT,  # the client that loads it wants it back: mended files put it in service
     Stage.AWAITED: Stage.EAGER,
@@ -54,8 +44,8 @@ REFUSED: Transition = {
     Stage.FAILED: Stage.FAILED,
 }
 #: It was unloaded for other models.
-MADE_ROOM: Transition = {Stage.AWAKE: Stage.ASLEEP}
+MADE_ROOM = {Stage.AWAKE: Stage.ASLEEP}
 #: It was unloaded because its folder is gone.
-UNLOADED: Transition = dict.fromkeys(Stage, Stage.OUT)
+UNLOADED = dict.fromkeys(Stage, Stage.OUT)
 #: A client has unloaded it.
-TAKEN_OUT: Transition = dict.fromkeys(Stage, Stage.LEFT_OUT)
+TAKEN_OUT = dict.fromkeys(Stage, Stage.LEFT_OUT)
