@@ -26,7 +26,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "models": ("normfold.cli.models", "List models, versions, their states and counters."),
     "load": ("normfold.cli.control", "Load a model, or load it again, on a running server."),
     "unload": ("normfold.cli.control", "Take a model out of service on a running server."),
-    "use": ("normfold.cli.control", "Put one version of a model in service: roll forward, roll back."),
+    "use": ("normfold.cli.use", "Put one version of a model in service: roll forward, roll back."),
     "healthcheck": ("normfold.cli.healthcheck", "Say by the exit code whether a server is ready."),
     "infer": ("normfold.cli.infer", "Ask a served model for an answer."),
     "bench": ("normfold.cli.bench", "Measure servers under load: latency, throughput, CPU."),
