@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping
 from normfold.protos import grpc_service as pb
 from normfold.serving.catalog.entry import NOT_LOADED, READY, Entry
 from normfold.serving.catalog.model import Model
+from normfold.serving.catalog.stage import LAZY, UNWANTED
 from normfold.serving.errors import NotFound, Unavailable
 from normfold.serving.wording import quoted
 
@@ -53,7 +54,9 @@ def in_service(entries: Collection[Entry], may_be_none: bool) -> bool:
     version of its model answers. Lazy models are not waited for: their first request shows whether they load. Without
     any model the result is ``may_be_none``: other workers may have had models before, and serve none any more.
     """
-    return bool(entries or may_be_none) and all(entry.lazy or entry.ready for entry in entries if entry.wanted)
+    return bool(entries or may_be_none) and all(
+        entry.stage in LAZY or entry.ready or entry.stage in UNWANTED for entry in entries
+    )
 
 
 def go_on(entry: Entry | None) -> str:

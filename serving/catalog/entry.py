@@ -70,22 +70,22 @@ class Entry:
     @property
     def wanted(self) -> bool:
         """Whether it should be in service: the server or a client loads it, and no client has unloaded it since."""
-        return self.stage not in (Stage.OUT, Stage.LEFT_OUT)
+        return self.stage not in stage.UNWANTED
 
     @property
     def lazy(self) -> bool:
         """Whether requests load it, and may have to do so again because it was unloaded to make room."""
-        return self.stage in (Stage.AWAKE, Stage.ASLEEP, Stage.FAILED)
+        return self.stage in stage.LAZY
 
     @property
     def asleep(self) -> bool:
         """Whether its next request loads it, perhaps after a pause because such a load has failed."""
-        return self.stage in (Stage.ASLEEP, Stage.FAILED)
+        return self.stage in stage.TO_LOAD
 
     @property
     def rests(self) -> bool:
         """Whether its next request loads it, and the last such load has not failed."""
-        return self.stage is Stage.ASLEEP
+        return self.stage in stage.RESTING
 
     @property
     def answering(self) -> tuple[int, ...]:
@@ -197,7 +197,7 @@ class Entry:
         What failed counts as failing until it is loaded, also while it is tried again.
         """
         numbers = tuple(number for number, _ in self.refused)
-        failed = self.stage is Stage.FAILED or bool(numbers) or self.reason not in NO_FAILURE
+        failed = (self.asleep and not self.rests) or bool(numbers) or self.reason not in NO_FAILURE
         return (0, *numbers) if failed and not self.can_answer else numbers
 
     @property
@@ -213,7 +213,7 @@ class Entry:
     @property
     def loads(self) -> bool:
         """Whether a load is under way, or to come at the start."""
-        return self.loading is not None or self.stage is Stage.AWAITED
+        return self.loading is not None or self.stage in stage.TO_START
 
     @property
     def can_answer(self) -> bool:

@@ -27,6 +27,16 @@ class Stage(Enum):
     FAILED = auto()
 
 
+# Tuples, because a member of an Enum takes several times as long to look up, and there may be thousands of models.
+#: The stages of models that should not be in service.
+UNWANTED = (Stage.OUT, Stage.LEFT_OUT)
+#: The stages of models that requests load; those of them that are not in memory; and where no such load has failed.
+LAZY = (Stage.ASLEEP, Stage.AWAKE, Stage.FAILED)
+TO_LOAD = (Stage.ASLEEP, Stage.FAILED)
+RESTING = (Stage.ASLEEP,)
+#: The stage of a model that the start is still to load.
+TO_START = (Stage.AWAITED,)
+
 #: The other workers do not have it in service, so the start does not load it.
 SKIPPED = {Stage.AWAITED: Stage.OUT}
 #: Its folder was looked at, and from now on its next request loads it.
