@@ -5,6 +5,8 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 WHEELS ?= .venv-wheels
 WHEELS_STAMP := $(WHEELS)/.installed
+LOWEST ?= .venv-lowest
+LOWEST_STAMP := $(LOWEST)/.installed
 GPU_WHEEL := onnxruntime-gpu==1.31.1
 ZOO_VENV ?= .venv-zoo
 ZOO_STAMP := $(ZOO_VENV)/.installed
@@ -16,7 +18,7 @@ RAY_VENV ?= .venv-ray
 RAY_STAMP := $(RAY_VENV)/.installed
 DOCS_STAMP := $(DOCS_VENV)/.installed
 
-.PHONY: help demo test test-wheels test-long fuzz-export test-zoo export-zoo soak chaos fuzz lint format bench bench-compute \
+.PHONY: help demo test test-wheels test-lowest test-long fuzz-export test-zoo export-zoo soak chaos fuzz lint format bench bench-compute \
 	cuda-parts perf-analyzer interop ray image lock audit release docs clean
 
 help: ## this list
@@ -61,6 +63,18 @@ $(WHEELS_STAMP): pyproject.toml constraints.txt
 
 test-wheels: $(STAMP) $(WHEELS_STAMP) ## what a server says with each wheel of onnxruntime, with none and with both
 	@WHEELS=$(abspath $(WHEELS)) $(BIN)/python -m pytest -m wheels tests/e2e
+
+$(LOWEST_STAMP): pyproject.toml locked/lowest.py
+	@test -x $(LOWEST)/bin/python || $(PYTHON) -m venv $(LOWEST)
+	@echo "installing the lowest version of every package into $(LOWEST), 6 GB with torch for CUDA"
+	@$(LOWEST)/bin/python locked/lowest.py > $(LOWEST)/lowest.txt
+	@$(LOWEST)/bin/pip install --quiet --disable-pip-version-check --constraint $(LOWEST)/lowest.txt \
+		--editable '.[cpu,export,otel,png,signing]' hypothesis pytest pytest-timeout pytest-xdist pyyaml trustme
+	@touch $@
+
+test-lowest: $(LOWEST_STAMP) ## tests with the lowest version of every package that pyproject.toml allows (Python 3.11)
+	@$(LOWEST)/bin/python -m pytest -n auto --maxprocesses 4 --dist loadfile tests/cli tests/serving tests/export \
+		tests/test_examples.py
 
 $(ZOO_STAMP): benches/zoo/requirements.txt
 	@test -x $(ZOO_VENV)/bin/python || $(PYTHON) -m venv $(ZOO_VENV)
@@ -143,5 +157,5 @@ docs: $(DOCS_STAMP) ## the site of the manual into build/site; a warning is an e
 	@NO_MKDOCS_2_WARNING=1 $(DOCS_VENV)/bin/mkdocs build --strict
 
 clean: ## remove the environment, caches and the demo's repository
-	rm -rf $(VENV) $(WHEELS) $(ZOO_VENV) $(AUDIT_VENV) $(DOCS_VENV) $(RAY_VENV) build dist repository .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(WHEELS) $(LOWEST) $(ZOO_VENV) $(AUDIT_VENV) $(DOCS_VENV) $(RAY_VENV) build dist repository .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

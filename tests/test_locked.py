@@ -58,6 +58,18 @@ def program(root: Path, name: str) -> ModuleType:
     return module
 
 
+def test_the_lowest_version_of_every_package_of_a_user_is_one_that_the_project_takes(root):
+    lowest = program(root, "lowest")
+    project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = project["optional-dependencies"]
+    wanted = [Requirement(text) for text in (*project["dependencies"], *(t for e in lowest.EXTRAS for t in extras[e]))]
+    pinned = {name: version for name, _, version in (line.partition("==") for line in lowest.lowest())}
+    assert set(pinned) == {requirement.name for requirement in wanted}
+    for requirement in wanted:
+        assert any(one.operator == ">=" and one.version == pinned[requirement.name] for one in requirement.specifier)
+        assert requirement.specifier.contains(pinned[requirement.name])
+
+
 def test_the_file_is_written_in_one_order_with_the_digests_of_all_versions_of_python(root):
     write = program(root, "write")
     text = write.text({"b": ("2", {"y", "x"}), "a": ("1", {"z"})})
