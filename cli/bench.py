@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 NOT_MEASURED, SOME_FAILED, INTERRUPTED = 1, 3, 130
 
 
-class Numbers(click.ParamType[list[float]]):
+class Numbers(click.ParamType):  # type: ignore[type-arg]  # click 8.1 has no type of the value here
     """Positive numbers, separated by commas."""
 
     name = "numbers"

@@ -86,3 +86,13 @@ def test_a_hang_up_while_a_command_is_imported_ends_all_but_a_server(root, tmp_p
     env = {"PYTHONPATH": str(tmp_path), "PATH": "/usr/bin:/bin"}
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, env=env, cwd=tmp_path)
     assert (done.returncode, done.stdout) == ((7, "went on\n") if goes_on else (-signal.SIGHUP, ""))
+
+
+def test_how_a_child_ended_is_known_although_the_caller_ignores_sigchld(root, tmp_path):
+    ignored = "import signal, subprocess, sys; signal.signal(signal.SIGCHLD, signal.SIG_IGN)"
+    child = "subprocess.run([sys.executable, '-c', 'raise SystemExit(3)']).returncode"
+    start = f"sys.argv = ['normfold', '--help']\ntry: run()\nfinally: print('ended with', {child})"
+    env = {"PYTHONPATH": str(root / "src"), "PATH": "/usr/bin:/bin"}
+    command = [sys.executable, "-c", f"{ignored}\nfrom normfold.__main__ import run\n{start}"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, env=env, cwd=tmp_path)
+    assert done.stdout.splitlines()[-1] == "ended with 3", done.stderr

@@ -6,6 +6,7 @@ from normfold import interrupts
 def run() -> None:
     """Run the command."""
     interrupts.end_at_once()
+    interrupts.wait_for_children()
     from normfold.cli import main
     from normfold.cli.output import printing
 

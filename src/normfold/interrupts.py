@@ -3,6 +3,9 @@
 A KeyboardInterrupt within an import may also be lost: Python prints that it is ignored, and the command goes on.
 
 SIGHUP asks a server for a look at its repository, so it does not end ``normfold serve`` that is still starting.
+
+SIGCHLD may be ignored by the program that started this one, which passes that on. How a child has ended is lost then:
+Python takes every one for a success, and waits for some for ever.
 """
 
 from __future__ import annotations
@@ -11,7 +14,7 @@ import os
 import signal
 import sys
 
-__all__ = ["INTERRUPTED", "end_at_once", "end_silently", "hang_up", "raise_again"]
+__all__ = ["INTERRUPTED", "end_at_once", "end_silently", "hang_up", "raise_again", "wait_for_children"]
 
 #: The exit code of a command that Ctrl-C stopped, as shells have it.
 INTERRUPTED = 130
@@ -26,6 +29,12 @@ def end_at_once() -> None:
         signal.signal(signal.SIGINT, _end)
     if "serve" in sys.argv and signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:
         signal.signal(signal.SIGHUP, _pass_over)
+
+
+def wait_for_children() -> None:
+    """Learn from now on how each child of this process ends, also where the caller ignores SIGCHLD."""
+    if signal.getsignal(signal.SIGCHLD) is signal.SIG_IGN:
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
 
 
 def hang_up(serve: bool) -> None:
