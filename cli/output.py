@@ -1,4 +1,7 @@
-"""Standard output that cannot take what a command prints: it lacks a character, or has no room."""
+"""Standard output that cannot take what a command prints: it lacks a character, or has no room.
+
+A command that the system has no memory or no thread for ends with one line, too.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,7 @@ from contextlib import contextmanager
 
 from normfold.cli.terminal import one_line
 from normfold.finite_json import finite_json
+from normfold.shortage import shortage
 
 __all__ = ["json_of", "printing", "told_after"]
 
@@ -25,6 +29,11 @@ def printing(command: Callable[[], object]) -> None:
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
         command()
+    except (MemoryError, RuntimeError) as error:
+        if (lack := shortage(error)) is None:
+            raise
+        sys.stderr.write(f"Error: {lack}\n")
+        sys.exit(1)
     except OSError as error:
         if error.errno not in _NO_ROOM or error.filename is not None:
             raise

@@ -207,12 +207,14 @@ def _tried(script: str, *arguments: str) -> tuple[Any, str]:
 
 
 def reason(log: str) -> str:
-    """The cause of a failure in ``log``, the stderr of a process: the library that is missing, else the last line.
+    """The cause of a failure in ``log``, the stderr of a process: a missing library, too little memory, the last line.
 
     >>> reason("2026 [E] Failed to load library p.so with error: libcudart.so.13: cannot open shared object file: No")
     'libcudart.so.13 is missing'
     """
     if missing := re.search(r"(lib[\w.+-]+\.so[\w.]*): cannot open shared object file", log):
         return f"{missing[1]} is missing"
+    if re.search(r"^MemoryError\b", log, re.MULTILINE):
+        return "there is not enough memory"
     lines = [line.strip() for line in log.splitlines() if line.strip()]
     return re.sub(r"\x1b\[[0-9;]*m", "", lines[-1]) if lines else ""

@@ -24,6 +24,7 @@ from normfold.serving.settings import ServerConfig
 from normfold.serving.workers.frames import worker_end
 from normfold.serving.workers.messages import Listening, ModelsLoaded, StartFailed
 from normfold.serving.workers.worker_link import WorkerLink
+from normfold.shortage import shortage
 
 log = logging.getLogger("normfold.serving.workers.worker")  # this module is run as __main__
 
@@ -38,13 +39,16 @@ def main() -> None:
     number, descriptor, text, *again = sys.argv[1:]
     config = ServerConfig.from_json(text)
     logs = LogSettings(config.log_level)
-    logs.install(writer_thread.standard_error(), config.log_format, int(number), trace_id)
-    tuning.tune()
     answered = False
     try:
+        logs.install(writer_thread.standard_error(), config.log_format, int(number), trace_id)
+        tuning.tune()
         answered = loops.run(_work(int(number), int(descriptor), config, logs, bool(again)))
-    except Exception:
-        log.exception("the worker ends because of an unexpected error")
+    except Exception as error:
+        if lack := shortage(error):
+            log.error("the worker ends: %s", lack)
+        else:
+            log.exception("the worker ends because of an unexpected error")
     finally:
         writer_thread.finish()
         os._exit(0 if answered else 1)  # a model that still runs or loads cannot be interrupted

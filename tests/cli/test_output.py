@@ -110,3 +110,30 @@ def test_numbers_that_json_lacks_are_texts() -> None:
         "n": ["NaN"],
     }
     assert json_of({"y": [1.5]}, indent=1) == json.dumps({"y": [1.5]}, indent=1)
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (MemoryError(), "Error: there is not enough memory\n"),
+        (RuntimeError("can't start new thread"), "Error: no thread can be started; a limit of processes"),
+    ],
+)
+def test_too_little_memory_and_too_few_threads_are_one_line(
+    error: Exception, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def command() -> None:
+        raise error
+
+    with pytest.raises(SystemExit) as ended:
+        printing(command)
+    assert ended.value.code == 1
+    assert capsys.readouterr().err.startswith(said)
+
+
+def test_another_error_of_the_program_is_not_taken_for_a_limit() -> None:
+    def command() -> None:
+        raise RuntimeError("a fault")
+
+    with pytest.raises(RuntimeError, match="a fault"):
+        printing(command)

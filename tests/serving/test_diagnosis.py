@@ -49,6 +49,10 @@ def by_name(found):
     return {provider.name: provider for provider in found.providers}
 
 
+def test_too_little_memory_is_a_sentence():
+    assert diagnosis.reason("Traceback\n  File 'm.py'\nMemoryError\n") == "there is not enough memory"
+
+
 def test_the_tiny_model_is_one_convolution_of_one_number():
     data = base64.b64decode(diagnosis._MODEL)
     assert [node.op_type for node in onnx.load_from_string(data).graph.node] == ["Conv"]

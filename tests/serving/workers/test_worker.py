@@ -59,3 +59,18 @@ def test_a_log_on_a_full_disk_is_no_request_unanswered(monkeypatch):
 def test_an_unexpected_error_ends_the_process_at_once_and_is_logged(monkeypatch, caplog):
     assert ended_with(monkeypatch, RuntimeError("a fault")) == 1
     assert "RuntimeError: a fault" in caplog.text
+
+
+@pytest.mark.parametrize("where", ["before the loop", "in the loop"])
+def test_a_worker_that_can_start_no_thread_says_so_in_one_line_without_a_traceback(where, monkeypatch, caplog):
+    fault = RuntimeError("can't start new thread")
+
+    def standard_error():
+        raise fault
+
+    if where == "before the loop":
+        monkeypatch.setattr(worker.writer_thread, "standard_error", standard_error)
+    assert ended_with(monkeypatch, fault) == 1
+    (record,) = caplog.records
+    assert record.exc_info is None
+    assert record.getMessage().startswith("the worker ends: no thread can be started; a limit of processes")

@@ -1,0 +1,16 @@
+"""What the system has too little of, where that is why something failed: a sentence instead of a traceback."""
+
+from __future__ import annotations
+
+__all__ = ["shortage"]
+
+
+def shortage(error: BaseException) -> str | None:
+    """Return what there is too little of, or None where ``error`` says something else."""
+    if isinstance(error, MemoryError):
+        return "there is not enough memory"
+    if isinstance(error, RuntimeError) and "start new thread" in str(error):
+        return (
+            "no thread can be started; a limit of processes (ulimit -u, or that of a container) or of memory is reached"
+        )
+    return None
