@@ -125,7 +125,10 @@ def _output(response: pb.ModelInferResponse, index: int) -> Array:
     if index >= len(response.raw_output_contents):
         if not datatype.contents_field:
             raise ValueError("it has no raw contents, and its datatype has no others")
-        values = np.array(getattr(output.contents, datatype.contents_field), datatype.dtype)
+        numbers = getattr(output.contents, datatype.contents_field)
+        values = np.array(numbers, datatype.dtype)
+        if values.dtype.kind in "iu" and values.tolist() != list(numbers):  # NumPy 1 takes 300 for 44
+            raise OverflowError("a number is outside of its datatype")
     elif datatype.name == "BYTES":
         elements = split_elements(response.raw_output_contents[index], math.prod(shape), f"output {output.name!r}")
         values = np.empty(len(elements), object)
