@@ -73,7 +73,9 @@ class ServerConnection(SocketSide):
             left = False
         finally:
             if self.again is not None:
-                self.rest_seconds = self.again.end_turn(self.service.traffic, self.service.rests, self.fruitful)
+                self.again.settle(self.service.traffic, self.fruitful)
+        if self.again is not None and not left:
+            self.rest_seconds = self.again.rest_seconds(self.service.rests, self)
         turns.end(self, left)
         self.opening.start_clocks(self.calls)
         return left
@@ -144,8 +146,7 @@ class ServerConnection(SocketSide):
         if self._credit < h2.LARGEST_WINDOW // 2:
             by, self._credit = h2.LARGEST_WINDOW - self._credit, h2.LARGEST_WINDOW
             self.sender.out.append(h2.frame(h2.WINDOW_UPDATE, 0, 0, by.to_bytes(4, "big")))
-        call = self.calls.get(number)
-        if call is None:
+        if (call := self.calls.get(number)) is None:
             if (asked := self.opening.begun.pop(number, None)) is None:
                 self._stray(number)
                 return
@@ -257,8 +258,7 @@ class ServerConnection(SocketSide):
         headers = self._headers.read(block)
         if self.opening.begun:
             self.opening.open_one(self, number)
-        call = self.calls.get(number)
-        if call is None:
+        if (call := self.calls.get(number)) is None:
             self._past.check_reset(number)
             self.fruitless()
             return

@@ -14,7 +14,7 @@ from typing import Protocol
 
 from normfold.serving.errors import Overloaded, Status
 from normfold.serving.frontends.http2.requests import STARTED, Asked, ended
-from normfold.serving.frontends.http2.rests import Rests
+from normfold.serving.frontends.http2.rests import Resting, Rests
 from normfold.serving.rpc.methods import Method, note_refusals
 from normfold.serving.rpc.traffic import Traffic
 from normfold.serving.wire import http2_frames as h2
@@ -99,13 +99,12 @@ class RefusedAgain:
             fruitful()
             self._count, self._refused = 0, True
 
-    def end_turn(self, traffic: Traffic, rests: Rests, fruitful: Callable[[], None]) -> float:
-        """``settle``; the time for which the connection is not read now, in seconds.
+    def rest_seconds(self, rests: Rests, connection: Resting) -> float:
+        """The time for which ``connection`` is not read after this turn, in seconds; ``settle`` was called before.
 
-        It is read on if nothing was refused in this turn, or if a request in the next one may be accepted.
+        It is read on if nothing was refused in this turn, or if that says nothing about the requests of the next one.
         """
-        self.settle(traffic, fruitful)
-        return rests.seconds() if self._refused and self._error.still is not None else 0.0
+        return rests.seconds(connection) if self._refused and self._error.still is not None else 0.0
 
 
 def _no_later(timeout: float | None, than: float | None) -> bool:

@@ -8,6 +8,7 @@ then, which the models miss. After a rest a connection brings more requests to e
 from __future__ import annotations
 
 from time import monotonic
+from typing import Protocol
 
 #: One connection after the other is read in steps of this time, in seconds, ...
 EACH_SECONDS = 0.001
@@ -17,20 +18,33 @@ MOST_SECONDS = 0.1
 LEAST_SECONDS = 0.02
 
 
+class Resting(Protocol):
+    """The connection, as its rests need it."""
+
+    #: Until when it has its step, and is read as often as something comes.
+    step_until: float
+
+
 class Rests:
     """How long each connection rests after a turn in which its requests were refused.
 
-    Its client was told to come back after at least as long as the shortest rest, and mostly later than after the
+    A connection has one step at a time, so a few connections never rest, however often their requests are refused.
+    The client was told to come back after at least as long as the shortest rest, and mostly later than after the
     longest one (``scheduling/admission.py``).
     """
 
     def __init__(self) -> None:
-        #: When the next connection may be read.
-        self._next = 0.0
+        #: When the last step ends.
+        self._last = 0.0
 
-    def seconds(self) -> float:
-        """The time for which a connection is not read that was refused now, in seconds; 0: it is read on."""
+    def seconds(self, connection: Resting) -> float:
+        """The time for which ``connection``, which was refused now, is not read, in seconds; 0: it is read on."""
         now = monotonic()
-        wait = max(self._next - now, 0.0)
-        self._next = now + min(wait + EACH_SECONDS, MOST_SECONDS)
-        return wait if wait >= LEAST_SECONDS else 0.0
+        if now < connection.step_until:
+            return 0.0
+        wait = max(self._last - now, 0.0)
+        self._last = now + min(wait + EACH_SECONDS, MOST_SECONDS)
+        if wait >= LEAST_SECONDS:
+            return wait
+        connection.step_until = self._last
+        return 0.0

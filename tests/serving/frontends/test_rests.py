@@ -15,8 +15,9 @@ from normfold.serving.frontends.http2.call import Service
 from normfold.serving.frontends.http2.connection import ServerConnection
 from normfold.serving.frontends.http2.connection_places import ConnectionPlaces
 from normfold.serving.frontends.http2.holding import Holding
+from normfold.serving.frontends.http2.limits import FULL_READ_BYTES
 from normfold.serving.frontends.http2.requests import Requests
-from normfold.serving.frontends.http2.rests import LEAST_SECONDS, MOST_SECONDS, Rests
+from normfold.serving.frontends.http2.rests import EACH_SECONDS, LEAST_SECONDS, MOST_SECONDS, Rests
 from normfold.serving.frontends.limits import DEFAULT_LIMITS
 from normfold.serving.rpc.methods import Method
 from normfold.serving.rpc.traffic import Traffic
@@ -42,27 +43,42 @@ def clock(monkeypatch) -> Clock:
     return clock
 
 
+class Connection:
+    step_until = 0.0
+
+
 def test_few_never_rest_and_many_wait_for_each_other_but_not_for_long(clock):
     every = Rests()
-    assert [every.seconds() for _ in range(FEW)] == [0.0] * FEW
-    waits = [every.seconds() for _ in range(MANY)]
+    assert [every.seconds(Connection()) for _ in range(FEW)] == [0.0] * FEW
+    waits = [every.seconds(Connection()) for _ in range(MANY)]
     assert waits == sorted(waits)
     assert (waits[0], waits[-1]) == (pytest.approx(LEAST_SECONDS), pytest.approx(MOST_SECONDS))
     clock.now += MOST_SECONDS
-    assert every.seconds() == 0.0
+    assert every.seconds(Connection()) == 0.0
 
 
-def test_a_few_that_are_refused_again_and_again_never_rest(clock):
-    every = Rests()
+def test_few_that_are_refused_again_and_again_never_rest_however_often(clock):
+    every, few = Rests(), [Connection() for _ in range(FEW)]
     for _ in range(1000):
-        assert [every.seconds() for _ in range(16)] == [0.0] * 16
-        clock.now += 0.016
+        assert [every.seconds(each) for each in few] == [0.0] * FEW
+        clock.now += 0.0003
 
 
-def refusal(again: bool) -> Overloaded:
+Still = Callable[[object], Overloaded | None]
+
+
+def refusal(still: Still | None) -> Overloaded:
     error = Overloaded("full", 1.0)
-    error.alike, error.still = 2, (lambda _: refusal(True)) if again else None
+    error.alike, error.still = 2, still
     return error
+
+
+def full(_: object) -> Overloaded:
+    return refusal(full)
+
+
+def full_no_more(_: object) -> None:
+    return None
 
 
 def asked(stream: int) -> bytes:
@@ -78,9 +94,9 @@ Check = Callable[[Callable[[], Connected]], Coroutine[object, object, None]]
 def refusing() -> Callable[..., None]:
     """Runs a check with a function that opens one more connection to a server that refuses every request."""
 
-    def run(check: Check, again: bool = True) -> None:
+    def run(check: Check, still: Still | None = full) -> None:
         def answer(data: bytes) -> bytes:
-            raise refusal(again)
+            raise refusal(still)
 
         async def serve() -> None:
             method = Method("/t.T/Infer", pb.ModelInferRequest, wire_unary=answer)
@@ -104,6 +120,11 @@ async def until_read(socket: NoSocket) -> None:
     async with asyncio.timeout(30):
         while not socket.is_read:
             await asyncio.sleep(0.005)
+
+
+def refused_by_many(opened: Callable[[], Connected]) -> None:
+    for _ in range(2 * FEW):
+        opened()[0].data_received(asked(1))
 
 
 def ends(socket: NoSocket) -> int:
@@ -131,8 +152,7 @@ def test_all_are_refused_at_once_and_those_that_rest_are_read_again(refusing, cl
 
 def test_a_connection_that_ends_while_it_rests_is_not_read_again(refusing, clock):
     async def check(opened) -> None:
-        for _ in range(FEW):
-            opened()[0].data_received(asked(1))
+        refused_by_many(opened)
         connection, socket = opened()
         connection.data_received(asked(1))
         assert not socket.is_read
@@ -147,14 +167,27 @@ def test_only_a_turn_in_which_something_was_refused_is_followed_by_a_rest(refusi
     async def check(opened) -> None:
         connection, socket = opened()
         connection.data_received(asked(1))
-        for _ in range(2 * FEW):
-            connection.data_received(PING)
+        refused_by_many(opened)
+        clock.now += EACH_SECONDS
+        connection.data_received(PING)
         assert socket.is_read
-        for stream in range(3, 2 * FEW + 3, 2):
-            connection.data_received(asked(stream))
+        connection.data_received(asked(3))
         assert not socket.is_read
 
     refusing(check)
+
+
+def test_no_rest_follows_a_turn_that_leaves_a_part_of_its_bytes(refusing, clock):
+    async def check(opened) -> None:
+        refused_by_many(opened)
+        connection, socket = opened()
+        connection.data_received(asked(1) + h2.frame(32, 0, 0, bytes(FULL_READ_BYTES)))  # of an unknown kind
+        assert ends(socket) == 1
+        for _ in range(10):  # the next turn refuses nothing
+            await asyncio.sleep(0)
+        assert socket.is_read
+
+    refusing(check, full_no_more)
 
 
 def test_no_rest_follows_a_refusal_that_says_nothing_about_the_next_request(refusing, clock):
@@ -165,4 +198,4 @@ def test_no_rest_follows_a_refusal_that_says_nothing_about_the_next_request(refu
         assert ends(socket) == 2 * FEW
         assert socket.is_read
 
-    refusing(check, again=False)
+    refusing(check, None)
