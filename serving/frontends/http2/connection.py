@@ -74,7 +74,7 @@ class ServerConnection(SocketSide):
         finally:
             if self.again is not None:
                 self.again.settle(self.service.traffic, self.fruitful)
-        if self.again is not None and not left:
+        if self.again is not None and not (left or self.sender.waiting):
             self.rest_seconds = self.again.rest_seconds(self.service.rests, self)
         turns.end(self, left)
         self.opening.start_clocks(self.calls)

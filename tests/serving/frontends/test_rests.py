@@ -25,6 +25,8 @@ from normfold.serving.wire import http2_frames as h2
 from normfold.serving.wire.http2_headers import written
 
 FEW, MANY = 20, 150
+#: A request that is not refused, and has a large answer.
+LARGE = b"large"
 PING = h2.frame(h2.PING, 0, 0, bytes(8))
 
 
@@ -81,9 +83,9 @@ def full_no_more(_: object) -> None:
     return None
 
 
-def asked(stream: int) -> bytes:
+def asked(stream: int, data: bytes = b"m1") -> bytes:
     block = written(*[(name.encode(), value.encode()) for name, value in request_headers("Infer")])
-    return h2.frame(h2.HEADERS, h2.END_HEADERS, stream, block) + h2.frame(h2.DATA, 1, stream, message(b"m1"))
+    return h2.frame(h2.HEADERS, h2.END_HEADERS, stream, block) + h2.frame(h2.DATA, 1, stream, message(data))
 
 
 Connected = tuple[ServerConnection, NoSocket]
@@ -96,6 +98,8 @@ def refusing() -> Callable[..., None]:
 
     def run(check: Check, still: Still | None = full) -> None:
         def answer(data: bytes) -> bytes:
+            if data == LARGE:
+                return bytes(2 * h2.DEFAULT_WINDOW)
             raise refusal(still)
 
         async def serve() -> None:
@@ -172,6 +176,22 @@ def test_only_a_turn_in_which_something_was_refused_is_followed_by_a_rest(refusi
         connection.data_received(PING)
         assert socket.is_read
         connection.data_received(asked(3))
+        assert not socket.is_read
+
+    refusing(check)
+
+
+def test_a_connection_does_not_rest_while_an_answer_waits_for_its_client(refusing, clock):
+    async def check(opened) -> None:
+        refused_by_many(opened)
+        connection, socket = opened()
+        connection.data_received(asked(1, LARGE) + asked(3))
+        assert ends(socket) == 1
+        assert socket.is_read
+        for stream in (0, 1):
+            connection.data_received(h2.frame(h2.WINDOW_UPDATE, 0, stream, (1 << 20).to_bytes(4, "big")))
+        assert ends(socket) == 1
+        connection.data_received(asked(5))
         assert not socket.is_read
 
     refusing(check)
