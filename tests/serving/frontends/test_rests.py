@@ -161,7 +161,7 @@ def test_a_connection_that_ends_while_it_rests_is_not_read_again(refusing, clock
         connection.data_received(asked(1))
         assert not socket.is_read
         connection.connection_lost(None)
-        await asyncio.sleep(2 * LEAST_SECONDS)
+        await asyncio.sleep(MOST_SECONDS)
         assert not socket.is_read
 
     refusing(check)
