@@ -21,7 +21,7 @@ LEAST_SECONDS = 0.02
 class Resting(Protocol):
     """The connection, as its rests need it."""
 
-    #: Until when it has its step, and is read as often as something comes.
+    #: When its step ends. Until then it is read whenever something comes.
     step_until: float
 
 
@@ -29,8 +29,8 @@ class Rests:
     """How long each connection rests after a turn in which its requests were refused.
 
     A connection has one step at a time, so a few connections never rest, however often their requests are refused.
-    The client was told to come back after at least as long as the shortest rest, and mostly later than after the
-    longest one (``scheduling/admission.py``).
+    A refused client was told to wait for LEAST_SECONDS or longer before it tries again, and mostly for longer than
+    MOST_SECONDS (``scheduling/admission.py``).
     """
 
     def __init__(self) -> None:
