@@ -52,7 +52,7 @@ class SocketSide(asyncio.Protocol):
         self._queued = False
         #: Whether the client sends nothing more, and frames of it are left: TLS ends together with the last of them.
         self._all_come = False
-        #: How long nothing more is read from the client, in seconds, whether such a time goes on; see ``rests.Resting``.
+        #: How long nothing is read from the client, in seconds, and whether such a time goes on; see ``rests.Resting``.
         self.rest_seconds, self._resting, self.step_until = 0.0, False, 0.0
         self._draining: asyncio.Future[None] | None = None
 
