@@ -9,8 +9,8 @@ So a connection with one request never waits for more than one request of each o
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
-from collections.abc import Iterator
+from collections import Counter, OrderedDict, deque
+from collections.abc import Iterator, Sequence
 from typing import Generic, Protocol, TypeVar
 
 
@@ -71,22 +71,25 @@ class FairQueue(Generic[Item]):
             self._lines.move_to_end(item.connection)
         return there
 
-    def displaced(self, connection: object) -> Item | None:
-        """Take out the last item of the longest line, if it makes place for one that comes on ``connection``.
-
-        None if the line of ``connection`` would then be the longest itself.
-        """
-        longest = max(self._lines, key=lambda each: len(self._lines[each]), default=None)
-        if longest is None:
-            return None
-        line, own = self._lines[longest], self._lines.get(connection, ())
-        if len(line) <= len(own) + 1:
-            return None
-        item = line.pop()
-        self._removed(longest, line)
-        return item
-
     def _removed(self, connection: object, line: deque[Item]) -> None:
         self._size -= 1
         if not line:
             del self._lines[connection]
+
+
+def displaced(queues: Sequence[FairQueue[Item]], connection: object) -> Item | None:
+    """Take out the last item of the connection that has most, if it makes place for one that comes on ``connection``.
+
+    None if ``connection`` would then have most itself. The items of each queue are due after those of the one before.
+    """
+    counts = Counter[object]()
+    for queue in queues:
+        counts.update({each: len(line) for each, line in queue._lines.items()})
+    most = max(counts, key=counts.__getitem__, default=connection)
+    if counts[most] <= counts[connection] + 1:
+        return None
+    last = next(queue for queue in reversed(queues) if most in queue._lines)
+    line = last._lines[most]
+    item = line.pop()
+    last._removed(most, line)
+    return item

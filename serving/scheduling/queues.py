@@ -15,7 +15,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from normfold.serving.scheduling.batching import BatchPolicy
-from normfold.serving.scheduling.fair_queue import FairQueue
+from normfold.serving.scheduling.fair_queue import FairQueue, displaced
 from normfold.serving.scheduling.inline import RunTime
 from normfold.serving.scheduling.running import Mark, Running
 from normfold.serving.scheduling.statistics import RequestTiming
@@ -106,9 +106,9 @@ class Queues:
         return len(self._levels[level])
 
     def displaced(self, level: int, connection: object) -> Job | None:
-        """Take out the job that makes place for one that comes on ``connection``; see ``FairQueue.displaced``."""
+        """Take out the job that makes place for one that comes on ``connection``; see ``fair_queue.displaced``."""
         with self._lock:
-            return self._levels[level].waiting.displaced(connection)
+            return displaced((self._levels[level].waiting, self._levels[level].delayed), connection)
 
     @property
     def waiting(self) -> int:

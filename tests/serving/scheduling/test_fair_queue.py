@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from normfold.serving.scheduling.fair_queue import FairQueue
+from normfold.serving.scheduling.fair_queue import FairQueue, displaced
 
 
 @dataclass(eq=False)
@@ -63,18 +63,25 @@ def test_what_leaves_the_middle_of_a_line_changes_no_turn():
 
 
 @pytest.mark.parametrize(
-    ("there", "comes_on", "displaced"),
+    ("first", "behind", "comes_on", "makes_place"),
     [
-        (("a1", "a2", "a3", "b1"), "c", "a3"),
-        (("a1", "a2", "a3", "b1"), "b", "a3"),
-        (("a1", "a2", "a3", "b1"), "a", None),
-        (("a1", "b1"), "c", None),
-        (("a1", "a2", "b1"), "b", None),
-        ((), "a", None),
+        (("a1", "a2", "a3", "b1"), (), "c", "a3"),
+        (("a1", "a2", "a3", "b1"), (), "b", "a3"),
+        (("a1", "a2", "a3", "b1"), (), "a", None),
+        (("a1", "b1"), (), "c", None),
+        (("a1", "a2", "b1"), (), "b", None),
+        ((), (), "a", None),
+        ((), ("a1", "a2", "b1"), "c", "a2"),
+        (("a3", "b1", "b2"), ("a1", "a2"), "c", "a2"),
+        (("a1", "b1", "b2"), ("a2", "b3"), "c", "b3"),
+        (("b1", "b2", "b3"), ("a1", "a2"), "b", None),
+        (("a1", "a2"), ("b1",), "b", None),
     ],
 )
-def test_the_longest_line_makes_place_for_a_shorter_one(there, comes_on, displaced):
-    queue, _ = queue_of(*there)
-    item = queue.displaced(comes_on)
-    assert (None if item is None else repr(item)) == displaced
-    assert len(queue) == len(there) - (displaced is not None)
+def test_the_connection_that_has_most_makes_place_for_one_that_has_less(first, behind, comes_on, makes_place):
+    queues = [queue_of(*first)[0], queue_of(*behind)[0]]
+    item = displaced(queues, comes_on)
+    assert (None if item is None else repr(item)) == makes_place
+    left = [name for name in (*first, *behind) if name != makes_place]
+    assert sorted(names(queues[0]) + names(queues[1])) == sorted(left)
+    assert sum(map(len, queues)) == len(left)

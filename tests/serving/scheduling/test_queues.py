@@ -119,6 +119,20 @@ def test_a_job_that_was_put_behind_all_others_has_a_place_until_it_leaves():
     loop.close()
 
 
+def test_jobs_that_were_put_behind_all_others_make_place_for_another_connection():
+    loop = asyncio.new_event_loop()
+    queues = Queues(BatchPolicy())
+    first, second = (Job({}, 1, ("y",), 0, 0, loop.create_future(), RunTime(0), connection="a") for _ in range(2))
+    for job in (first, second):
+        queues.add(job)
+        assert queues.expire(job, delay=True)
+    assert queues.displaced(0, "a") is None
+    assert queues.displaced(0, "b") is second
+    assert queues.displaced(0, "b") is None
+    assert take(queues, 0) == ([first], 0)
+    loop.close()
+
+
 def test_without_batching_no_request_waits_for_others():
     loop = asyncio.new_event_loop()
     queues = Queues(BatchPolicy(max_rows=1, max_delay_us=1))
