@@ -6,6 +6,7 @@ import asyncio
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 from unittest.mock import Mock
 
 import grpc
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 
 from normfold.serving.errors import InvalidRequest, Unavailable
-from normfold.serving.rpc import caller
+from normfold.serving.rpc.caller import CALLER
 from normfold.serving.scheduling.admission import FEW
 from normfold.serving.scheduling.batching import BatchPolicy, QueuePolicy, read_policy
 from normfold.serving.scheduling.executing import stacked
@@ -362,14 +363,17 @@ def test_a_full_queue_refuses():
     play(scenario, BatchPolicy(max_rows=1, default=QueuePolicy(max_size=2)), gate)
 
 
-def test_a_request_that_makes_place_for_another_connection_is_refused_at_once(monkeypatch):
-    gate, connections = Gate(is_open=False), iter("aaab")
-    monkeypatch.setattr(caller, "connection", lambda: next(connections))
+def test_a_request_that_makes_place_for_another_connection_is_refused_at_once():
+    gate = Gate(is_open=False)
 
     async def scenario(submit):
-        first = submit(0)
+        def submit_on(connection: str, value: float):
+            CALLER.set(SimpleNamespace(connection=connection))
+            return submit(value)
+
+        first = submit_on("a", 0)
         await started(gate)
-        waiting = [submit(1), submit(2), submit(3)]
+        waiting = [submit_on("a", 1), submit_on("a", 2), submit_on("b", 3)]
         with pytest.raises(Unavailable, match="Exceeds maximum queue size"):
             await waiting[1]
         gate.open.set()
@@ -379,7 +383,7 @@ def test_a_request_that_makes_place_for_another_connection_is_refused_at_once(mo
     assert gate.runs == [[0], [1], [3]]
 
 
-def test_only_runs_under_way_are_stopped_and_the_waits_before_them_are_learned(monkeypatch):
+def test_only_runs_under_way_are_stopped():
     gate, stopped = Gate(is_open=False), []
 
     async def run():
@@ -387,20 +391,35 @@ def test_only_runs_under_way_are_stopped_and_the_waits_before_them_are_learned(m
             scheduler = Scheduler(
                 gate, BatchPolicy(), 1, executor, Statistics(), stoppable=lambda: (gate, lambda: stopped.append(gate))
             )
-            monkeypatch.setattr(scheduler.load, "waited", Mock())
-            scheduler.load.under_way.add(None, 1)
             feeds = {"x": np.zeros((1, 3), np.float32)}
             both = [asyncio.ensure_future(scheduler.submit(feeds, 1, ["y"], 0, 0)) for _ in range(2)]
             await started(gate)
             scheduler.stop()
             assert len(stopped) == 1
-            await asyncio.sleep(0.02)
             gate.open.set()
             await asyncio.gather(*both)
             scheduler.stop()
             assert len(stopped) == 1
-            assert [call.args[1] for call in scheduler.load.waited.call_args_list] == [0, 0]
-            assert scheduler.load.waited.call_args.args[0] >= 0.02
+
+    asyncio.run(asyncio.wait_for(run(), 20))
+
+
+def test_the_waits_before_runs_are_learned():
+    gate = Gate(is_open=False)
+
+    async def run():
+        with ThreadPoolExecutor(1) as executor:
+            scheduler = Scheduler(gate, BatchPolicy(), 1, executor, Statistics())
+            scheduler.load.waited = learn = Mock()
+            scheduler.load.under_way.add(None, 1)
+            feeds = {"x": np.zeros((1, 3), np.float32)}
+            both = [asyncio.ensure_future(scheduler.submit(feeds, 1, ["y"], 0, 0)) for _ in range(2)]
+            await started(gate)
+            await asyncio.sleep(0.02)
+            gate.open.set()
+            await asyncio.gather(*both)
+            assert [call.args[1] for call in learn.call_args_list] == [0, 0]
+            assert learn.call_args.args[0] >= 0.02
 
     asyncio.run(asyncio.wait_for(run(), 20))
 
