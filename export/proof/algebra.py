@@ -24,13 +24,12 @@ the 53 bits (``MOST_LOST`` in the fold's magnitudes): 2^5 units for a weight, an
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
 
 from normfold.export.graphs.float64 import Float64Graph
 from normfold.export.proof.moving import moved_inputs, moved_weights
-from normfold.export.proof.scores import scores_of
+from normfold.export.proof.scores import with_scores
 from normfold.export.proof.verify import Arrays, Case, Key, Run, Verification, largest_errors, remembered, verify
 
 __all__ = ["BOUND", "FACTOR", "Algebra"]
@@ -51,36 +50,31 @@ class Algebra:
     def __init__(self, unfolded: bytes, cases: Sequence[Case]):
         """``unfolded`` is a float64 graph. Raises whatever its evaluation raises."""
         self._cases = cases
-        self.reference: Run = remembered(Float64Graph(unfolded).run)
-        self._own: dict[Key, float] = largest_errors(self.reference, [_moved(unfolded)], cases)
-        scores = scores_of(unfolded)
-        self._scores = None if scores is None else Algebra(scores, cases)
+        content, scores = with_scores(unfolded)
+        self._run: Run = remembered(Float64Graph(content).run)
+        self._own: dict[Key, float] = largest_errors(self._run, [_moved(content)], cases)
+        #: The outputs of the unfolded graph, without the scores. Kept apart: scores may be too large to be kept.
+        self.reference: Run = remembered(lambda x: {n: a for n, a in self._run(x).items() if n not in scores})
 
     def of(self, exact: bytes) -> Verification:
         """Compare the float64 graph ``exact`` with the unfolded one on every case: outputs, and scores of labels."""
-        found = self._of_outputs(exact)
-        if self._scores is None:
-            return found
-        scores = self._scores.of(scores_of(exact) or exact)
-        return replace(found, differences=(*found.differences, *scores.differences))
-
-    def _of_outputs(self, exact: bytes) -> Verification:
-        run = remembered(Float64Graph(exact).run)
-        found = verify(self.reference, run, self._cases, REFERENCE, self._own, bound)
+        content, _ = with_scores(exact)
+        run = remembered(Float64Graph(content).run)
+        found = verify(self._run, run, self._cases, REFERENCE, self._own, bound)
         if found.passed or any(one.trouble or one.relative > CAP for one in found.differences if not one.passed):
             return found
         own = dict(self._own)
-        for key, distance in largest_errors(run, [_moved(exact)], self._cases).items():
+        for key, distance in largest_errors(run, [_moved(content)], self._cases).items():
             own[key] = max(own.get(key, 0.0), min(distance, CAP / FACTOR))
         for key, spread in self._spreads().items():
             own[key] = max(own.get(key, 0.0), min(BOUND * spread, CAP) / FACTOR)
-        return verify(self.reference, run, self._cases, REFERENCE, own, bound)
+        return verify(self._run, run, self._cases, REFERENCE, own, bound)
 
     def _spreads(self) -> dict[Key, float]:
         """For each kind of case and output: the largest scale of the output in any case, over the smallest there."""
         scales: dict[Key, list[float]] = {}
         for case in self._cases:
-            for output, array in self.reference(case.inputs).items():
+            for output, array in self._run(case.inputs).items():
                 finite = np.abs(array[np.isfinite(array)]) if array.dtype.kind == "f" else np.zeros(0)
                 if finite.size and finite.max() > 0:
                     scales.setdefault((case.kind, output), []).append(float(finite.max()))

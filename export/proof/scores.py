@@ -7,29 +7,62 @@ changes the layout that it reads: its scores are the same numbers in every form 
 
 from __future__ import annotations
 
-import onnx
-from onnx import TensorProto, helper
+from collections.abc import Iterator, Mapping
 
-__all__ = ["scores_of"]
+import onnx
+from onnx import helper
+
+__all__ = ["with_scores"]
 
 #: Operators that answer with places: their first input is what the places are chosen by.
 CHOOSING = frozenset({"ArgMax", "ArgMin", "TopK"})
-#: Operators that may stand between such places and an output.
-PASSING = frozenset({"Cast", "Flatten", "Identity", "Reshape", "Squeeze", "Unsqueeze"})
+#: Operators that may stand between such places and an output: they move entries, look them up, or change their type.
+PASSING = frozenset(
+    {
+        "Cast",
+        "Concat",
+        "Expand",
+        "Flatten",
+        "Gather",
+        "GatherElements",
+        "Identity",
+        "Reshape",
+        "Slice",
+        "Split",
+        "Squeeze",
+        "Transpose",
+        "Unsqueeze",
+    }
+)
 
 
-def scores_of(content: bytes) -> bytes | None:
-    """Return the graph with the scores that its outputs are chosen by as its outputs; None where none is a choice."""
+def with_scores(content: bytes) -> tuple[bytes, frozenset[str]]:
+    """Return the graph with the scores that its outputs are chosen by as further outputs, and the names of these.
+
+    Scores that are an output already are added, too: in another form of the network they may be another tensor.
+    """
     model = onnx.load_model_from_string(content)
     producers = {name: node for node in model.graph.node for name in node.output}
-    outputs = [output.name for output in model.graph.output]
-    del model.graph.output[:]
-    for output in outputs:
-        node = producers.get(output)
-        while node is not None and node.op_type in PASSING:
-            node = producers.get(node.input[0])
-        if node is not None and node.op_type in CHOOSING and node.input[0] not in outputs:
-            name = f"scores of {output}"
-            model.graph.node.append(helper.make_node("Identity", [node.input[0]], [name]))
-            model.graph.output.append(helper.make_tensor_value_info(name, TensorProto.DOUBLE, None))
-    return bytes(model.SerializeToString()) if model.graph.output else None
+    added = []
+    for output in [output.name for output in model.graph.output]:
+        for count, scores in enumerate(dict.fromkeys(_scores(output, producers)), 1):
+            name = f"scores of {output}" if count == 1 else f"scores {count} of {output}"
+            model.graph.node.append(helper.make_node("Identity", [scores], [name]))
+            model.graph.output.add(name=name)
+            added.append(name)
+    return (bytes(model.SerializeToString()) if added else content), frozenset(added)
+
+
+def _scores(output: str, producers: Mapping[str, onnx.NodeProto]) -> Iterator[str]:
+    """Yield what the entries of ``output`` are chosen by, in the order of the inputs on the way to it."""
+    ahead, seen = [output], set[str]()
+    while ahead:
+        name = ahead.pop()
+        node = producers.get(name)
+        if node is None or name in seen:
+            continue
+        seen.add(name)
+        if node.op_type in CHOOSING:
+            yield node.input[0]
+        elif node.op_type in PASSING:
+            ahead += reversed(node.input)
