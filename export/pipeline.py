@@ -32,6 +32,7 @@ from normfold.export.proof.numbers import drawn_for
 from normfold.export.proof.other_paths import within_one_path
 from normfold.export.proof.proof import Proof
 from normfold.export.proof.rows_alone import mixed_rows
+from normfold.export.proof.tables import within_tables
 from normfold.export.proof.threads import Threads
 from normfold.export.proof.verify import Case
 from normfold.export.publishing.aside import put_back
@@ -213,6 +214,7 @@ def fold_and_prove(
             run = Runtime(unfolded.content, optimised=False).run
             sizes = sizes_of_both(origin, samples, sizes, run, splits)
             sizes = within_one_path(origin, sizes, captured.meta.get(GUARDS, ()), run)
+            sizes = within_tables(origin.run, unfolded.content, sizes, run)
             progress("compute the network in float64")
             proof = Proof(origin, sizes, samples, unfolded)
         progress("fold the BatchNorms")

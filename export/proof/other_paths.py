@@ -18,7 +18,7 @@ from normfold.export.inputs.specs import MAX_ELEMENTS, Dimension, dimensions
 from normfold.export.proof.paths_at import PathsAt
 from normfold.export.sources.origin import Origin, Run
 
-__all__ = ["within_one_path"]
+__all__ = ["with_bound", "within_one_path"]
 
 
 def within_one_path(origin: Origin, sizes: Sizes, guards: Sequence[Guard], graph: Run) -> Sizes:
@@ -73,7 +73,7 @@ def _bounded_by(
     bound = f"{name} is {'up to' if upwards else 'from'} "
     sizes = replace(sizes, notes=tuple(note for note in sizes.notes if not note.startswith(bound)))  # a wider one
     note = f"{bound}{high if upwards else low}, while {reason}"
-    return _with_bound(sizes, bounded, note, min(CASE_ELEMENTS, paths.most))
+    return with_bound(sizes, bounded, note, min(CASE_ELEMENTS, paths.most))
 
 
 def _breaks(sizes: Sizes, guard: Guard, d: Dimension, upwards: bool) -> list[int]:
@@ -153,7 +153,7 @@ def _broken_together(sizes: Sizes, guard: Guard) -> Iterator[dict[str, int]]:
                 yield {**sizes.trace, d.name: size}
 
 
-def _with_bound(sizes: Sizes, bounded: Dimension, note: str, most: int) -> Sizes:
+def with_bound(sizes: Sizes, bounded: Dimension, note: str, most: int) -> Sizes:
     """Return ``sizes`` with ``bounded`` in place of the dimension of that name.
 
     Its ends are proved, too, where no input has more than ``most`` elements.

@@ -16,8 +16,9 @@ from normfold.export.proof.moving import moved_inputs
 from normfold.export.proof.rounding import INDEX_SHARE
 from normfold.export.proof.verify import Case, Key, Run, largest_errors, remembered, verify
 
-__all__ = ["PathsAt"]
+__all__ = ["REFUSED", "PathsAt"]
 
+REFUSED = "the network refuses its input"
 #: Two answers on one path differ by less than this share of the output's scale where float32 rounds them usually.
 SAME = 1e-5
 #: For inputs of more elements than this, the share grows with their number: a sum of many numbers rounds worse.
@@ -56,7 +57,7 @@ class PathsAt:
         try:
             wanted = self._network(case.inputs)
         except Exception:
-            return "the network refuses its input"
+            return REFUSED
         try:
             got = self._graph(case.inputs)
         except Exception:
