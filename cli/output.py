@@ -1,6 +1,6 @@
 """Standard output that cannot take what a command prints: it lacks a character, or has no room.
 
-A command that the system has no memory or no thread for ends with one line, too.
+A command also ends with one line where the system has not enough memory, or lets it start no thread.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def printing(command: Callable[[], object]) -> None:
     except (MemoryError, RuntimeError) as error:
         if (lack := shortage(error)) is None:
             raise
-        sys.stderr.write(f"Error: {lack}\n")
+        sys.stderr.write(f"Error: {one_line(lack)}\n")
         sys.exit(1)
     except OSError as error:
         if error.errno not in _NO_ROOM or error.filename is not None:

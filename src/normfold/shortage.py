@@ -8,7 +8,7 @@ __all__ = ["shortage"]
 def shortage(error: BaseException) -> str | None:
     """Return what there is too little of, or None where ``error`` says something else."""
     if isinstance(error, MemoryError):
-        return "there is not enough memory"
+        return ": ".join(filter(None, ("there is not enough memory", str(error))))  # NumPy says for which array
     if isinstance(error, RuntimeError) and "start new thread" in str(error):
         return (
             "no thread can be started; a limit of processes (ulimit -u, or that of a container) or of memory is reached"

@@ -116,6 +116,7 @@ def test_numbers_that_json_lacks_are_texts() -> None:
     ("error", "said"),
     [
         (MemoryError(), "Error: there is not enough memory\n"),
+        (MemoryError("Unable to allocate 8 GiB"), "Error: there is not enough memory: Unable to allocate 8 GiB\n"),
         (RuntimeError("can't start new thread"), "Error: no thread can be started; a limit of processes"),
     ],
 )
