@@ -65,6 +65,7 @@ def test_the_lowest_version_of_every_package_of_a_user_is_one_that_the_project_t
     wanted = [Requirement(text) for text in (*project["dependencies"], *(t for e in lowest.EXTRAS for t in extras[e]))]
     pinned = {name: version for name, _, version in (line.partition("==") for line in lowest.lowest())}
     assert set(pinned) == {requirement.name for requirement in wanted}
+    assert f"'.[{','.join(lowest.EXTRAS)}]'" in (root / "Makefile").read_text(encoding="utf-8")
     for requirement in wanted:
         assert any(one.operator == ">=" and one.version == pinned[requirement.name] for one in requirement.specifier)
         assert requirement.specifier.contains(pinned[requirement.name])

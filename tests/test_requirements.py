@@ -16,7 +16,7 @@ FLOORS = {
     "torch": ("2.11", ["2.10.0", "2.5.1"]),  # CVE-2025-32434, CVE-2026-24747: weights_only
     "onnx": ("1.21", ["1.20.1", "1.16.0"]),  # CVE-2026-27489: external data outside the model's folder
     "onnxruntime": ("1.29.0", ["1.28.0", "1.26.0"]),  # memory safety of its loader
-    "onnxruntime-gpu": ("1.28.1", ["1.28.0"]),
+    "onnxruntime-gpu": ("1.29.0", ["1.28.0"]),
     "onnx-ir": ("0.1.16", ["0.1.15"]),  # without onnx_ir.schemas torch 2.11 exports nothing
     "protobuf": ("6.33.5", ["6.33.4", "5.29.5", "8.0"]),  # CVE-2026-0994; 8 is not known to run
     "grpcio": ("1.66", ["1.71.0", "1.71.2", "1.72.0", "1.65.5"]),  # grpc.aio of 1.71.0 to 1.72.0 leaks
