@@ -41,7 +41,7 @@ PACKAGES = ("onnxruntime", "onnxruntime-gpu", "torch", "onnx", "grpcio", "protob
 #: click's words for a number, and ours: "is not a valid integer range" would be about the range.
 _NUMBERS = {"integer": "whole number", "float": "number"}
 _NO_NUMBER = re.compile(r"is not a valid (integer|float)(?: range)?\.")
-_NO_SWITCH = re.compile(r"is not a valid boolean\. Recognized values: .*")
+_NO_SWITCH = re.compile(r"is not a valid boolean\.(?: Recognized values: .*)?")
 
 
 def _command(name: str) -> click.Command:

@@ -197,6 +197,14 @@ def test_a_switch_in_a_variable_that_is_neither_true_nor_false_is_named_so(monke
     assert output.endswith("Error: Invalid value for NORMFOLD_SERVE_TUNE (--tune): 'maybe' is not true or false.\n")
 
 
+def test_the_shorter_words_of_click_8_1_about_a_switch_are_made_clearer_too(monkeypatch):
+    def convert(kind, value, parameter, context):
+        return value if isinstance(value, bool) else kind.fail(f"{value!r} is not a valid boolean.", parameter, context)
+
+    monkeypatch.setattr(click.types.BoolParamType, "convert", convert)
+    test_a_switch_in_a_variable_that_is_neither_true_nor_false_is_named_so(monkeypatch)
+
+
 def test_variables_of_kubernetes_and_of_other_commands_are_no_mistakes(seen):
     service = {
         f"NORMFOLD_{name}_{ending}": value
