@@ -6,7 +6,9 @@ __all__ = ["shortage"]
 
 
 def shortage(error: BaseException) -> str | None:
-    """Return what there is too little of, or None where ``error`` says something else."""
+    """Return what there is too little of, or None where ``error``, or one before it, says something else."""
+    if error.__context__ is not None and shortage(error.__context__) is None:
+        return None  # such as a fault after which the event loop starts a thread to close
     if isinstance(error, MemoryError):
         return ": ".join(filter(None, ("there is not enough memory", str(error))))  # NumPy says for which array
     if isinstance(error, RuntimeError) and "start new thread" in str(error):

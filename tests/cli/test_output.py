@@ -138,3 +138,14 @@ def test_another_error_of_the_program_is_not_taken_for_a_limit() -> None:
 
     with pytest.raises(RuntimeError, match="a fault"):
         printing(command)
+
+
+def test_a_fault_before_that_is_not_hidden() -> None:
+    def command() -> None:
+        try:
+            raise KeyError("a fault")
+        finally:
+            raise RuntimeError("can't start new thread")
+
+    with pytest.raises(RuntimeError, match="start new thread"):
+        printing(command)
