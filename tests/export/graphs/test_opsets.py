@@ -101,7 +101,8 @@ def test_a_network_is_captured_in_an_opset_that_newer_exporters_write(opset: int
 
 
 def test_every_opset_that_can_be_written_has_its_ir_version() -> None:
-    assert {opset: ir_version(opset) for opset in OPSETS} == IR_VERSIONS
+    # An older onnx writes fewer opsets than the table has.
+    assert {opset: ir_version(opset) for opset in OPSETS} == {opset: IR_VERSIONS[opset] for opset in OPSETS}
 
 
 @pytest.mark.parametrize(("opset", "advice"), [(10, "a newer opset"), (NEWEST_OPSET + 1, "an older opset")])
