@@ -194,13 +194,15 @@ class Catalog:
         if entry is not None and override is None and not files and self.following.has(name, entry):
             return
         before = None if entry is None else entry.outcome
-        spared = entry is not None and self._spares(entry, asked)
+        spared, was_known = entry is not None and self._spares(entry, asked), entry is not None and entry.known
+        if entry is not None:
+            entry.loading = ()  # from now on it makes no room
         try:
             found = await self._loader.run(self._sources.files, name, override, files)
             folder = TrustedFolder(found, self._trust, quiet=asked)
             # The server is not ready before its first model.
             entry = self.entries.setdefault(name, Entry(Stage.OUT if self.entries else Stage.EAGER))
-            was_known, entry.loading = entry.known, ()
+            entry.loading = ()
             if not was_known:
                 self.changed()
             await self._load(folder, override, entry, asked, again)

@@ -20,7 +20,7 @@ from normfold.serving.catalog.lazily import LazyLimits
 from normfold.serving.catalog.load import LoadOptions
 from normfold.serving.catalog.repository import Repository
 from normfold.serving.catalog.stage import Stage
-from normfold.serving.errors import LoadError, LoadRefused, ServingError
+from normfold.serving.errors import LoadError, LoadRefused, PollFailed, ServingError
 from normfold.serving.runtime.devices import Device
 from normfold.serving.scheduling.statistics import Statistics
 
@@ -258,6 +258,29 @@ def test_a_version_with_the_configuration_of_a_client_stays_in_memory_also_besid
         assert made.entries["a"].stage is Stage.ASLEEP, "with that of its folder it makes room"
 
     with catalogs(folder, broken) as make:
+        asyncio.run(scenario(make(True)))
+
+
+def test_a_model_makes_no_room_while_the_files_of_its_next_load_are_looked_for(folder):
+    """If that load then failed, the model counted as failed, although it had only made room."""
+
+    async def scenario(made):
+        await made.load_all()
+        await made.awake("a", "")
+        files = made._sources.files
+
+        def meanwhile(name, *given):
+            if name == "a":
+                asyncio.run_coroutine_threadsafe(made.awake("b", ""), loop).result(30)
+            return files(name, *given)
+
+        loop, made._sources.files = asyncio.get_running_loop(), meanwhile
+        with pytest.raises(PollFailed):
+            await made.load("a", "no JSON")
+        assert made.model_ready("a")
+        check(made)
+
+    with catalogs(folder) as make:
         asyncio.run(scenario(make(True)))
 
 
