@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping
 from normfold.protos import grpc_service as pb
 from normfold.serving.catalog.entry import NOT_LOADED, READY, Entry
 from normfold.serving.catalog.model import Model
-from normfold.serving.catalog.stage import LAZY, UNWANTED
+from normfold.serving.catalog.stage import WAITED_FOR
 from normfold.serving.errors import NotFound, Unavailable
 from normfold.serving.wording import quoted
 
@@ -54,9 +54,7 @@ def in_service(entries: Collection[Entry], may_be_none: bool) -> bool:
     version of its model answers. Lazy models are not waited for: their first request shows whether they load. Without
     any model the result is ``may_be_none``: other workers may have had models before, and serve none any more.
     """
-    return bool(entries or may_be_none) and all(
-        entry.stage in LAZY or entry.ready or entry.stage in UNWANTED for entry in entries
-    )
+    return bool(entries or may_be_none) and all(entry.stage not in WAITED_FOR or entry.ready for entry in entries)
 
 
 def go_on(entry: Entry | None) -> str:
@@ -80,18 +78,18 @@ def answering(entry: Entry, name: str, number: int | None) -> Model:
 
     Raises NotFound, or Unavailable with the reason.
     """
-    unknown, ready = f"Request for unknown model: {quoted(name)}", entry.ready
+    ready, found = entry.ready, None if number is None else entry.versions.get(number)
+    if number is None and ready:
+        return ready[-1]
+    if found is not None and found.model is not None:
+        return found.model
+    unknown = f"Request for unknown model: {quoted(name)}"
     if entry.loads and not ready and (number is None or not entry.states):
         raise Unavailable(f"{unknown} is not at ready state: it is still loading")
     if entry.rests:
         raise Unavailable(f"{unknown} is not at ready state: {NOT_LOADED}")
     if number is None:
-        if not ready:
-            raise NotFound(f"{unknown} has no available versions{entry.because}")
-        return ready[-1]
-    found = entry.versions.get(number)
-    if found is not None and found.model is not None:
-        return found.model
+        raise NotFound(f"{unknown} has no available versions{entry.because}")
     if number in (entry.loading or ()):
         raise Unavailable(f"{unknown} version {number} is not at ready state: it is still loading")
     if found is None:

@@ -34,6 +34,8 @@ UNWANTED = (Stage.OUT, Stage.LEFT_OUT)
 LAZY = (Stage.ASLEEP, Stage.AWAKE, Stage.FAILED)
 TO_LOAD = (Stage.ASLEEP, Stage.FAILED)
 RESTING = (Stage.ASLEEP,)
+#: The stages of models without which the server is not ready.
+WAITED_FOR = (Stage.AWAITED, Stage.EAGER)
 #: The stage of a model that the start is still to load.
 TO_START = (Stage.AWAITED,)
 
