@@ -206,14 +206,16 @@ class Catalog:
             if not was_known:
                 self.changed()
             await self._load(folder, override, entry, asked, again)
-        except LoadError as error:
+        except (LoadError, StartError) as error:
+            if entry is not None and not spared and not entry.ready:
+                entry.refuse(str(error))
+            if isinstance(error, StartError):
+                raise
             raise refusal([error])(f"failed to load {quoted(name)}: {error}{go_on(entry)}") from error
-        except (PollFailed, StartError) as error:
+        except PollFailed as error:
             if entry is not None and entry.wanted and not spared and (asked or not entry.versions):
                 entry.refuse(str(error))
-            if isinstance(error, PollFailed) and (still := go_on(entry)):
-                raise PollFailed(f"{error}{still}") from error
-            raise
+            raise PollFailed(f"{error}{go_on(entry)}") from error
         finally:
             if entry is not None:
                 entry.loading = None
@@ -234,13 +236,8 @@ class Catalog:
         Raises PollFailed, LoadError or LoadRefused.
         """
         answered = bool(entry.ready) or self._spares(entry, asked)
-        try:
-            only = self.others.without_refused(folder.name, entry) if asked else None
-            written, numbers, there = await self._loader.run(self._sources.plan, folder, override, only)
-        except LoadError as error:
-            if not answered:
-                entry.refuse(str(error))
-            raise
+        only = self.others.without_refused(folder.name, entry) if asked else None
+        written, numbers, there = await self._loader.run(self._sources.plan, folder, override, only)
         text = written.SerializeToString(deterministic=True)  # the order of maps differs between processes
         kept = {model.version: model for model in entry.ready} if again and text == entry.written else {}
         entry.loading = tuple(numbers)

@@ -20,7 +20,7 @@ from normfold.serving.catalog.lazily import LazyLimits
 from normfold.serving.catalog.load import LoadOptions
 from normfold.serving.catalog.repository import Repository
 from normfold.serving.catalog.stage import Stage
-from normfold.serving.errors import LoadError, LoadRefused, PollFailed, ServingError
+from normfold.serving.errors import LoadError, LoadRefused, PollFailed, ServingError, StartError
 from normfold.serving.runtime.devices import Device
 from normfold.serving.scheduling.statistics import Statistics
 
@@ -44,12 +44,17 @@ class Loaded:
 
 
 @contextlib.contextmanager
-def catalogs(folder, broken=()):
-    """A function that makes catalogs in which every version loads that is not ``broken`` by its name and number."""
+def catalogs(folder, broken=(), away=(), names=()):
+    """A function that makes catalogs, which load ``names`` at the start.
+
+    Every version loads whose name and number are neither in ``broken`` nor in ``away``.
+    """
 
     def load(folder, written, version, *rest):
         if (folder.name, version) in broken:
             raise LoadError("broken")
+        if (folder.name, version) in away:
+            raise StartError("the device is away")
         return Loaded(folder.name, version)
 
     with pytest.MonkeyPatch.context() as patch, ThreadPoolExecutor(1) as executor:
@@ -57,7 +62,7 @@ def catalogs(folder, broken=()):
         patch.setattr(lazily, "RETRY_SECONDS", -1.0)
         options = LoadOptions(Device("cpu"), cpus=1, inline_seconds=1.0)
         lazy = LazyLimits(budget_bytes=1500)
-        yield lambda is_lazy: Catalog(Repository(folder), options, executor, lazy=lazy if is_lazy else None)
+        yield lambda is_lazy: Catalog(Repository(folder), options, executor, names, lazy=lazy if is_lazy else None)
 
 
 @pytest.fixture
@@ -303,6 +308,26 @@ def test_a_model_that_a_client_loads_again_without_success_is_loaded_once_its_fi
         assert not made.entries["a"].wanted
 
     with catalogs(folder, broken) as make:
+        asyncio.run(scenario(make(False)))
+
+
+def test_a_model_whose_device_is_away_is_tried_again_unless_a_client_unloads_it(folder):
+    """It was forgotten: where the start loads certain models, SIGHUP left it out; else it came after the unload."""
+
+    async def scenario(made):
+        await made.load_all()
+        with pytest.raises(StartError):
+            await made.load("b")
+        assert [(row.state, row.reason) for row in made.index(False) if row.name == "b"] == [
+            ("UNAVAILABLE", "the device is away")
+        ]
+        assert made.follows("b")
+        assert made.loaded(strict=True)
+        await made.unload("b", leave_out=True)
+        assert not made.follows("b")
+        check(made)
+
+    with catalogs(folder, away=[("b", 1)], names=["a"]) as make:
         asyncio.run(scenario(make(False)))
 
 
