@@ -154,6 +154,8 @@ class Following:
                 entry.reason = model.reason
             entry.versions = _state(model).versions | entry.versions
             entry.answered |= model.answered
+            if entry.stage is Stage.LEFT_OUT and not (model.wanted or model.left_out):
+                entry.refuse(entry.reason)  # a client has tried to load it since: mended files put it in service
 
     def _lost(self, entries: Mapping[str, Entry]) -> dict[str, str]:
         found = {}

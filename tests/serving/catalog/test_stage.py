@@ -349,6 +349,28 @@ def test_a_model_that_is_gone_when_the_turn_of_its_request_comes_is_not_found(fo
         asyncio.run(scenario(make(True)))
 
 
+def test_a_later_worker_knows_that_a_client_wants_a_model_back_which_it_had_unloaded(folder):
+    """It repeats only what has succeeded: the unload, and not the load after it. Mended files were not loaded."""
+    broken = set()
+
+    async def scenario(make):
+        first, later = make(False), make(False)
+        await first.load_all()
+        await first.unload("a", leave_out=True)
+        broken.add(("a", 1))
+        with pytest.raises(LoadRefused):
+            await first.load("a")
+        later.following.follow(served(first.entries))
+        await later.load_all()
+        await later.unload("a", leave_out=True)
+        later.following.end(later.entries)
+        assert later.follows("a") is first.follows("a") is True
+        check(later)
+
+    with catalogs(folder, broken) as make:
+        asyncio.run(scenario(make))
+
+
 def test_a_later_worker_goes_on_reporting_what_the_others_have_told_it_while_it_loads_for_the_first_time(folder):
     """A model that failed in the others was missing in its reports, so that it was ready meanwhile."""
     reports = []
