@@ -14,7 +14,6 @@ from normfold.cli.output import told_after
 from normfold.cli.terminal import message, one_line
 
 if TYPE_CHECKING:
-    from normfold.serving.client.client import Client
     from normfold.serving.client.connection import Credentials
 
 
@@ -80,11 +79,18 @@ def _change_and_load(change: _Change, model: str, address: str, timeout: float, 
             if LOADS not in client.server_metadata().extensions:
                 client.load(model)  # refused, with the server's own reason
             change.write()
-            outcome = "has its old content again"
-            _load_or_undo(client, model, change, address)
+            outcome = ""
+            try:
+                client.load(model)
+            except BaseException as error:
+                change.undo(str(error) or "stopped")
+                outcome = "has its old content again"
+                if isinstance(error, KeyboardInterrupt):
+                    asked = command_line("models", address=address)
+                    error.add_note(one_line(f"{change.path} {outcome}; what the server did: {asked}"))
+                raise
             with told_after(f"{change.path} is changed and {model} is loaded"):
                 click.echo(one_line(change.sentence))
-                outcome = ""
                 say_versions(client, model)
     except click.UsageError:
         raise
@@ -94,18 +100,6 @@ def _change_and_load(change: _Change, model: str, address: str, timeout: float, 
             signed = "--require-signature" in error.message
             click.echo(one_line(f"config.pbtxt {outcome}; {_further(model, change, address, signed)}"), err=True)
         sys.exit(1)
-
-
-def _load_or_undo(client: Client, model: str, change: _Change, address: str) -> None:
-    """Have the server load ``model``; if that fails, the file gets its old content back."""
-    try:
-        client.load(model)
-    except BaseException as error:
-        change.undo()
-        if isinstance(error, KeyboardInterrupt):
-            asked = command_line("models", address=address)
-            error.add_note(one_line(f"{change.path} has its old content again; what the server did: {asked}"))
-        raise
 
 
 def _further(model: str, change: _Change, address: str, signed: bool) -> str:
@@ -141,8 +135,12 @@ class _Change:
     def write(self) -> None:
         self._put(self.after)
 
-    def undo(self) -> None:
-        self._put(self.before)
+    def undo(self, why: str) -> None:
+        """Write the old text back; ``why``: why the new one must not stay."""
+        try:
+            self._put(self.before)
+        except click.ClickException as error:
+            raise click.ClickException(f"{why}; {error.message}: it keeps its new content") from None
 
     def _put(self, text: str | None) -> None:
         from normfold.whole_file import write_whole

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 
 import numpy as np
@@ -15,6 +16,7 @@ from normfold.serving.access.tokens import line
 from normfold.serving.catalog.entry import NOT_LOADED
 from normfold.serving.client.client import Client, ClientError
 from normfold.serving.client.metadata import ServerMetadata
+from normfold.serving.errors import Status
 
 from .conftest import SCALE, write_model
 
@@ -149,6 +151,36 @@ def test_ctrl_c_during_a_choice_gives_the_file_its_old_content_and_says_so(folde
     path = folder / "m" / "config.pbtxt"
     assert said == f"stopped; {path} has its old content again; what the server did: normfold models\n"
     assert path.read_text() == CONFIG
+
+
+def test_a_choice_that_can_neither_be_loaded_nor_undone_says_that_the_file_keeps_it(folder, monkeypatch):
+    class Refusing:
+        def __init__(self, *arguments, **options):
+            pass
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *error):
+            pass
+
+        def server_metadata(self):
+            return ServerMetadata("s", "1", (LOADS,))
+
+        def load(self, model):
+            monkeypatch.setattr("normfold.whole_file.write_whole", full)
+            raise ClientError(Status.UNAVAILABLE, "it does not load")
+
+    def full(path, data):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("normfold.serving.client.client.Client", Refusing)
+    said = run("use", "m", 1, "-r", folder, code=1)
+    path = folder / "m" / "config.pbtxt"
+    assert "it does not load" in said
+    assert said.endswith(f"{path} cannot be written: No space left on device: it keeps its new content\n")
+    assert "old content" not in said
+    assert path.read_text() != CONFIG
 
 
 def test_a_choice_that_does_not_load_changes_nothing(folder, start):
