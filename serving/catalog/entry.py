@@ -46,7 +46,7 @@ class Version:
 class Entry:
     """One model: its stage, and what its last load has left."""
 
-    #: Changed by the methods below only, each as the table ``stage`` says.
+    #: Changed by the methods below only.
     stage: Stage = Stage.OUT
     versions: dict[int, Version] = field(default_factory=dict)
     #: Why loading failed before any version was tried.
@@ -104,17 +104,17 @@ class Entry:
 
     def skip(self) -> None:
         """Leave it out of the start, because the other workers do not have it in service."""
-        self.stage = stage.SKIPPED[self.stage]
+        self.stage = Stage.OUT
 
     def lay_down(self, found: VersionsFound) -> None:
         """Have its next request load it."""
-        self.stage, self.versions, self.reason = stage.LAID_DOWN[self.stage], {}, ""
+        self.stage, self.versions, self.reason = Stage.ASLEEP, {}, ""
         self.present, self.chosen = found
         self.answered |= bool(found.chosen)  # clients may have seen that it is ready
 
     def refuse(self, reason: str) -> None:
         """Note that a load has failed, and that no version answers; ``reason``: why it failed before it tried one."""
-        self.stage, self.reason = stage.REFUSED[self.stage], reason
+        self.stage, self.reason = stage.REFUSED.get(self.stage, self.stage), reason
 
     def put_in_service(
         self, loaded: Mapping[int, Version], failures: Mapping[int, str], there: Sequence[int] | None, lazy: bool
@@ -128,7 +128,7 @@ class Entry:
         refused = {} if there is not None else dict(self.refused)
         if loaded:
             self.recoveries += self.stage is Stage.FAILED
-            self.stage, self.reason = (stage.LOADED_LAZILY if lazy else stage.LOADED)[self.stage], ""
+            self.stage, self.reason = Stage.AWAKE if lazy else Stage.EAGER, ""
         else:
             self.refuse("")
         self.present = self.present if there is None else tuple(there)
@@ -149,13 +149,13 @@ class Entry:
 
     def make_room(self) -> None:
         """Unload it, and have its next request load it again."""
-        self.stage = stage.MADE_ROOM[self.stage]
+        self.stage = Stage.ASLEEP
         self.kept |= {model.version: model.snapshot() for model in self.ready}
         self.versions = {n: each if each.model is None else Version(MADE_ROOM) for n, each in self.versions.items()}
 
     def unload(self, leave_out: bool) -> None:
         """Put no version in service; ``leave_out``: whatever becomes of its files."""
-        self.stage = (stage.TAKEN_OUT if leave_out else stage.UNLOADED)[self.stage]
+        self.stage = Stage.LEFT_OUT if leave_out else Stage.OUT
         self.versions = dict.fromkeys(self.versions or self.present, Version(UNLOADED))
         self.reason = "" if self.versions else UNLOADED
         self.kept.clear()
@@ -197,8 +197,10 @@ class Entry:
         What failed counts as failing until it is loaded, also while it is tried again.
         """
         numbers = tuple(number for number, _ in self.refused)
-        failed = (self.asleep and not self.rests) or bool(numbers) or self.reason not in NO_FAILURE
-        return (0, *numbers) if failed and not self.can_answer else numbers
+        if self.can_answer:
+            return numbers
+        failed = self.stage is Stage.FAILED or numbers or self.reason not in NO_FAILURE
+        return (0, *numbers) if failed else numbers
 
     @property
     def outcome(self) -> object:

@@ -1,4 +1,4 @@
-"""The stages in the life of a model, and which one follows when something happens to it.
+"""The stages in the life of a model. The methods of its ``Entry`` say which one follows when something happens.
 
 A load that is under way is no stage: it may be under way at any of them, and changes nothing before it ends.
 """
@@ -39,25 +39,9 @@ WAITED_FOR = (Stage.AWAITED, Stage.EAGER)
 #: The stage of a model that the start is still to load.
 TO_START = (Stage.AWAITED,)
 
-#: The other workers do not have it in service, so the start does not load it.
-SKIPPED = {Stage.AWAITED: Stage.OUT}
-#: Its folder was looked at, and from now on its next request loads it.
-LAID_DOWN = dict.fromkeys(Stage, Stage.ASLEEP)
-#: A load has put versions in service: the model stays in memory, or is lazy.
-LOADED = dict.fromkeys(Stage, Stage.EAGER)
-LOADED_LAZILY = dict.fromkeys(Stage, Stage.AWAKE)
-#: A load has failed, and no version answers.
+#: A load has failed, and no version answers: these stages change so, the others stay.
 REFUSED = {
-    Stage.OUT: Stage.OUT,
     Stage.LEFT_OUT: Stage.OUT,  # the client that loads it wants it back: mended files put it in service
     Stage.AWAITED: Stage.EAGER,
-    Stage.EAGER: Stage.EAGER,
     Stage.ASLEEP: Stage.FAILED,
-    Stage.FAILED: Stage.FAILED,
 }
-#: It was unloaded for other models.
-MADE_ROOM = {Stage.AWAKE: Stage.ASLEEP}
-#: It was unloaded because its folder is gone.
-UNLOADED = dict.fromkeys(Stage, Stage.OUT)
-#: A client has unloaded it.
-TAKEN_OUT = dict.fromkeys(Stage, Stage.LEFT_OUT)
