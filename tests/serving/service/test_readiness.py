@@ -298,7 +298,8 @@ def test_a_load_that_is_given_up_leaves_nothing_loading(tmp_path, models, slow):
         async def give_up():
             await catalog.unload("m")
             loading = asyncio.create_task(catalog.load("m"))
-            await asyncio.sleep(0.05)
+            while not catalog.index(False):
+                await asyncio.sleep(0.001)
             assert [row.state for row in catalog.index(False)] == ["LOADING"]
             loading.cancel()
             slow.set()  # the thread cannot be interrupted
