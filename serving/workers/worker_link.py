@@ -173,8 +173,7 @@ class WorkerLink:
                 case Failing():
                     catalog.hear(dict(message.versions), message.loaded)
                 case RestoreCounters():
-                    for data in message.counters:
-                        snapshots.restore(mx.SnapshotResponse.FromString(data))
+                    self._restore(message, catalog, snapshots)
                 case Serve():
                     catalog.following.follow(message.models)
                     self.may_load.set()
@@ -207,21 +206,38 @@ class WorkerLink:
         )  # before the answer: a number that a client has seen must outlive this worker
         self._link.send(Performed(asked.number, WorkerAnswer(self._worker, error, details, data)))
 
+    def _restore(self, message: RestoreCounters, catalog: Catalog, snapshots: Snapshots) -> None:
+        """Count on from the predecessor's counters; the supervisor forgets those of models that are not served now."""
+        for data in message.counters:
+            counters = mx.SnapshotResponse.FromString(data)
+            snapshots.restore(counters)
+            self._reported |= {(one.statistics.name, one.statistics.version): () for one in counters.models}
+        self.report_counters(catalog, snapshots)
+
     def report_counters(self, catalog: Catalog, snapshots: Snapshots) -> None:
-        """Report the counters that have changed to the supervisor, which keeps them for this worker's successor."""
+        """Report the counters that have changed to the supervisor, which keeps them for this worker's successor.
+
+        Those of a version that is unloaded are reported as empty: it counts from 0 when it is loaded again.
+        """
+        gone = self._reported.keys() - {("", "")}
         for entry in catalog.entries.values():
-            if not entry.versions:  # most of thousands of lazy models
+            if not entry.versions and not entry.kept:  # most of thousands of lazy models
                 continue
             for model in entry.ready:
                 key, counters = (model.name, str(model.version)), model.statistics
+                gone.discard(key)
                 mark = (counters.executions, counters.success.count, counters.fail.count)
                 if self._changed(key, mark):
                     self._report(key, mx.SnapshotResponse(models=[counters.snapshot(*key)]))
             for kept in entry.kept.values():
                 one = kept.statistics
+                gone.discard((one.name, one.version))
                 mark = (one.execution_count, one.inference_stats.success.count, one.inference_stats.fail.count)
                 if self._changed((one.name, one.version), mark):
                     self._report((one.name, one.version), mx.SnapshotResponse(models=[kept]))
+        for key in gone:
+            del self._reported[key]
+            self._report(key, mx.SnapshotResponse())
         calls = snapshots.failed_calls()
         if self._changed(("", ""), tuple(row.count for row in calls)):
             self._report(("", ""), mx.SnapshotResponse(failed_calls=calls))

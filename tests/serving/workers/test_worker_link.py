@@ -8,22 +8,30 @@ from types import SimpleNamespace
 import pytest
 
 from normfold.protos import grpc_service as pb
+from normfold.protos import metrics as mx
+from normfold.serving.catalog.entry import Entry, Version
 from normfold.serving.catalog.following import Following
 from normfold.serving.catalog.served import ServedModel
+from normfold.serving.catalog.stage import Stage
 from normfold.serving.errors import LoadHindered, StartError, Unavailable
 from normfold.serving.infer.shared_memory import SharedMemory
 from normfold.serving.infer.tracing import TraceSettings
 from normfold.serving.process.logs import LogSettings
 from normfold.serving.remote.store import RemoteError
 from normfold.serving.rpc.methods import Method
+from normfold.serving.rpc.traffic import Traffic
+from normfold.serving.scheduling.statistics import Statistics
 from normfold.serving.service.administration import Administration
+from normfold.serving.service.snapshot import Snapshots
 from normfold.serving.workers.exchange import Exchange
 from normfold.serving.workers.messages import (
     AllAnswered,
+    CountersChanged,
     Looked,
     LookNow,
     Perform,
     Performed,
+    RestoreCounters,
     Serve,
     StartListening,
     WorkerAnswer,
@@ -207,3 +215,63 @@ def test_an_error_of_a_class_of_another_room_keeps_its_sentence_and_its_status()
     with pytest.raises(StartError, match="the credentials may not list") as caught:
         asyncio.run(run())
     assert caught.value.status == RemoteError.status
+
+
+def counted(requests: int) -> Version:
+    """A version 1 of a model m that has answered this many requests."""
+    statistics = Statistics()
+    statistics.success.count = requests
+    return Version("", SimpleNamespace(name="m", version=1, statistics=statistics))
+
+
+def told(counters: bytes) -> list[int]:
+    return [one.statistics.inference_stats.success.count for one in mx.SnapshotResponse.FromString(counters).models]
+
+
+def reports(entry: Entry) -> tuple[WorkerLink, SimpleNamespace, Snapshots, list[CountersChanged]]:
+    sent: list[CountersChanged] = []
+    catalog = SimpleNamespace(entries={"m": entry})
+    return WorkerLink(1, SimpleNamespace(send=sent.append)), catalog, Snapshots(catalog, Traffic(), 1), sent
+
+
+def test_the_counters_of_a_version_that_is_unloaded_do_not_come_back_with_a_new_worker():
+    """The supervisor gave them to the next process, also when the model had been loaded again and counted from 0."""
+    entry = Entry(versions={1: counted(5)})
+    link, catalog, snapshots, sent = reports(entry)
+    link.report_counters(catalog, snapshots)
+    entry.versions = {1: Version("unloaded")}
+    link.report_counters(catalog, snapshots)
+    link.report_counters(catalog, snapshots)
+    entry.versions = {1: counted(2)}
+    link.report_counters(catalog, snapshots)
+    assert [(each.model, each.version, told(each.counters)) for each in sent] == [
+        ("m", "1", [5]),
+        ("m", "1", []),
+        ("m", "1", [2]),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("entry", "then"),
+    [
+        (Entry(), []),
+        (Entry(versions={1: counted(1)}), [4]),
+        (Entry(Stage.ASLEEP, present=(1,)), [3]),
+    ],
+    ids=["unloaded meanwhile", "in service", "lazy"],
+)
+def test_a_predecessor_s_counters_are_kept_for_what_is_still_there_alone(entry, then):
+    link, catalog, snapshots, sent = reports(entry)
+    before = counted(3).model.statistics.snapshot("m", "1")
+
+    async def restore() -> None:
+        messages = iter([RestoreCounters((mx.SnapshotResponse(models=[before]).SerializeToString(),)), None])
+
+        async def receive() -> RestoreCounters | None:
+            return next(messages)
+
+        link._link.receive = receive
+        await link.attend(catalog, snapshots, None, None)
+
+    asyncio.run(restore())
+    assert [(each.model, each.version, told(each.counters)) for each in sent] == [("m", "1", then)]
