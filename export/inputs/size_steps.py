@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import chain
 
 from normfold.export.inputs.specs import Dimension
 
@@ -61,12 +62,19 @@ def in_turn(
                 largest = elements(sizes)
 
 
-def find_step(start: int, accepts: Callable[[int], bool], low: int | None = None, high: int | None = None) -> int:
+def find_step(
+    start: int,
+    accepts: Callable[[int], bool],
+    low: int | None = None,
+    high: int | None = None,
+    fits: Callable[[int], bool] = lambda size: True,
+) -> int:
     """Return the smallest step at which sizes near ``start`` are accepted; 1 where none is or fits the range.
 
     A step counts if ``start`` plus one step and ``start`` plus two steps are accepted; where ``high`` leaves no room
     for these, if ``start`` minus one step, not below ``low``, is accepted. Of the steps above 1, one at which each of
-    FURTHER steps is accepted goes first: PhaseNet takes 24 lengths of each 64, and so a few steps of 60.
+    FURTHER steps is accepted goes first: PhaseNet takes 24 lengths of each 64, and so a few steps of 60. Where a size
+    does not fit (it is too large to try), the step may be right all the same.
     """
     counting = (step for step in STEPS if _counts(step, start, accepts, low, high))
     first = next(counting, 1)
@@ -74,9 +82,10 @@ def find_step(start: int, accepts: Callable[[int], bool], low: int | None = None
         return 1
 
     def further(step: int) -> bool:
-        return all(accepts(start + n * step) for n in FURTHER if high is None or start + n * step <= high)
+        sizes = [start + n * step for n in FURTHER if high is None or start + n * step <= high]
+        return all(map(accepts, filter(fits, sizes)))
 
-    return next((step for step in (first, *counting) if further(step)), first)
+    return next(filter(further, chain([first], counting)), first)
 
 
 def _counts(step: int, start: int, accepts: Callable[[int], bool], low: int | None, high: int | None) -> bool:

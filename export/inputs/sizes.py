@@ -189,19 +189,21 @@ class _Search:
     def step(self, d: Dimension, trace: Assignment) -> int:
         """Return the declared step, else the smallest that the network takes: 1 for most."""
 
+        def fits(size: int) -> bool:
+            return self.elements({**trace, d.name: size}) <= CASE_ELEMENTS
+
         def accepts(size: int) -> bool:
-            sizes = {**trace, d.name: size}
-            return self.elements(sizes) <= CASE_ELEMENTS and self.accepts(sizes)
+            return fits(size) and self.accepts({**trace, d.name: size})
 
         size = trace[d.name]
         found = d.step
         if found is None:
-            found = 1 if d == self.batch else find_step(size, accepts, d.low, d.high)
+            found = 1 if d == self.batch else find_step(size, accepts, d.low, d.high, fits)
         elif d.holds(size + found) and not accepts(size + found):
             raise InputSpecError(
                 f"dimension '{d}' is declared in steps of {found}, but the network does not run at "
                 f"{d.name} = {size + found}: {head(self.last)}. It takes steps of "
-                f"{find_step(size, accepts, d.low, d.high)}"
+                f"{find_step(size, accepts, d.low, d.high, fits)}"
             )
         self.steps[d.name] = found
         return found

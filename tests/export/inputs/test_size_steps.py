@@ -45,3 +45,15 @@ def test_a_network_that_takes_every_length_is_run_at_two_others_only() -> None:
     tried: list[int] = []
     assert find_step(64, lambda length: not tried.append(length)) == 1
     assert tried == [65, 66]
+
+
+def test_once_a_step_goes_on_being_taken_no_other_is_tried() -> None:
+    tried: list[int] = []
+    assert find_step(64, lambda length: not tried.append(length) and u_net(length)) == 8
+    assert tried == [*range(65, 73), 80, 88, 104, 120]
+
+
+def test_lengths_that_are_too_large_to_try_do_not_speak_against_a_step() -> None:
+    tried: list[int] = []
+    assert find_step(64, lambda length: not tried.append(length) and u_net(length), fits=lambda n: n < 100) == 8
+    assert tried == [*range(65, 73), 80, 88]
