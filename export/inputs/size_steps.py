@@ -12,7 +12,7 @@ from itertools import chain
 
 from normfold.export.inputs.specs import Dimension
 
-__all__ = ["STEPS", "find_step", "first_sizes", "in_turn", "last_accepted", "only_in_steps"]
+__all__ = ["STEPS", "find_step", "first_sizes", "found_steps", "in_turn", "last_accepted"]
 
 #: After sizes that took longer than this, none larger are tried: a tensor upsampled inside may exceed the memory.
 SLOW_SECONDS = 2.0
@@ -100,13 +100,17 @@ def last_accepted(sizes: Sequence[int], accepts: Callable[[int], bool]) -> int:
     return sizes[bisect_left(sizes, True, lo=1, key=lambda size: not accepts(size)) - 1]
 
 
-def only_in_steps(d: Dimension, low: int, step: int) -> str:
-    """Return a note on a step that was found; "" where every size works."""
+def found_steps(d: Dimension, low: int, step: int) -> str:
+    """Return a note on a step that was found; "" where every size works.
+
+    The network may take sizes between the steps, too: only some of them were tried.
+    """
     found = Dimension(d.name, low, d.high, step)
     return (
         ""
         if step == 1
-        else f"the network takes {d.name} in steps of {step} only{first_sizes(found)}; in --input this is {found}"
+        else f"the network was seen to take {d.name} in steps of {step}{first_sizes(found)}; it may take other sizes, "
+        f"too. In --input these steps are {found}"
     )
 
 

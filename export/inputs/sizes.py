@@ -14,7 +14,7 @@ from types import MappingProxyType
 from normfold.export.errors import CaptureError, InputSpecError, StateError
 from normfold.export.inputs.fixed_length import lengths_that_run, one_length
 from normfold.export.inputs.refusals import head, hints, out_of_memory
-from normfold.export.inputs.size_steps import find_step, first_sizes, in_turn, last_accepted, only_in_steps
+from normfold.export.inputs.size_steps import find_step, first_sizes, found_steps, in_turn, last_accepted
 from normfold.export.inputs.specs import MAX_ELEMENTS, Dimension, InputSpec, dimensions
 from normfold.export.user_code import line_of_error
 
@@ -78,7 +78,7 @@ def find_sizes(
     for sizes in proof:
         if sizes not in kept and search.within(sizes) and (sizes == trace or search.accepts(sizes)):
             kept.append(sizes)
-    search.notes += [only_in_steps(d, low[d.name], steps[d.name]) for d in search.dims if d.step is None]
+    search.notes += [found_steps(d, low[d.name], steps[d.name]) for d in search.dims if d.step is None]
     return Sizes(trace, tuple(kept), search.found(low), tuple(filter(None, search.notes)))
 
 
