@@ -20,6 +20,8 @@ from torch import Tensor, nn
 from torch._subclasses import FakeTensor
 from torch.utils._pytree import tree_leaves
 
+from normfold.counting import listed
+
 __all__ = ["Held", "Written", "kept_state", "message", "other_inputs"]
 
 #: Entries of a module's ``__dict__`` that torch keeps there itself. "training" is judged elsewhere.
@@ -141,7 +143,7 @@ def message(written: tuple[Written, ...]) -> str:
     order = {"buffer": 0, "attribute": 1, "parameter": 2}
     first, *others = sorted(written, key=lambda w: order[w.kind])
     names = [f"`{w.name}`" for w in others]
-    more = f" ({', '.join(names[:3])}{f' and {len(names) - 3} more' if len(names) > 3 else ''} too)" if names else ""
+    more = f" ({listed(names, 3)} too)" if names else ""
     what = f"the network writes its {first.kind} `{first.name}` when it runs{more}"
     return f"{what}, so its answer depends on earlier calls; {advice}"
 

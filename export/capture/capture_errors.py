@@ -13,12 +13,12 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from itertools import product
 
 from torch import nn
 from torch.export import ExportedProgram
 from torch.fx import Node
 
+from normfold.counting import listed
 from normfold.export.errors import CaptureError
 from normfold.export.inputs.specs import Dimension, InputSpec
 from normfold.export.user_code import line_of_error, line_of_text
@@ -33,9 +33,6 @@ __all__ = [
 ]
 
 _QUANTIZED = re.compile(r"torch\.(ao\.)?nn\.(intrinsic\.)?quantized\b")
-
-#: A message on several layers or lines names as many of them.
-MOST_NAMED = 5
 
 #: Calls that make a number of Python of a tensor, words of code that decides by one, and the extremes of numbers.
 _TAKEN = re.compile(r"\b(float|int)\(|\.(item|tolist)\(\)")
@@ -140,18 +137,12 @@ def refuse_training_modules(network: nn.Module) -> None:
                 "batch it "
                 "is given, also in eval(), so one answer depends on the others in its batch and nothing can be folded. "
                 "Train with track_running_stats=True, or set running_mean and running_var from the training data"
-                + (f". The same is true of {_some(others)}" if others else "")
+                + (f". The same is true of {listed(others)}" if others else "")
             )
 
 
 def _normalises_by_its_batch(module: nn.Module) -> bool:
     return isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is None
-
-
-def _some(names: Sequence[str]) -> str:
-    """Return the first names as text, and how many more there are."""
-    more = len(names) - MOST_NAMED
-    return ", ".join(names[:MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
 def refuse_quantized(network: nn.Module) -> None:
@@ -174,13 +165,15 @@ def refuse_quantized(network: nn.Module) -> None:
 
 def refuse_training(program: ExportedProgram) -> None:
     """Raise CaptureError where the captured program draws random numbers or normalises by its batch."""
-    found: list[str] = []
-    for node, (matches, message) in product(program.graph.nodes, _TRAINING):
-        if node.op == "call_function" and matches(node):
-            line = line_of_text(node.meta.get("stack_trace") or "")
-            found.append(message.format(where=f" at {line}" if line else "", operator=node.target))
-    if several := list(dict.fromkeys(found)):
-        raise CaptureError(". Moreover, ".join(several[:MOST_NAMED]))
+    calls = [node for node in program.graph.nodes if node.op == "call_function"]
+    found = []
+    for matches, message in _TRAINING:
+        if nodes := [node for node in calls if matches(node)]:
+            lines = list(dict.fromkeys(filter(None, (line_of_text(n.meta.get("stack_trace") or "") for n in nodes))))
+            operators = listed(list(dict.fromkeys(str(n.target) for n in nodes)))
+            found.append(message.format(where=f" at {listed(lines)}" if lines else "", operators=operators))
+    if found:
+        raise CaptureError(". Moreover, ".join(found))
 
 
 def _dropout_trains(node: Node) -> bool:
@@ -230,7 +223,7 @@ _TRAINING: tuple[tuple[Callable[[Node], bool], str], ...] = (
     ),
     (
         _is_random,
-        "the network draws random numbers{where} ({operator}), so no two answers are equal and no proof is possible",
+        "the network draws random numbers{where} ({operators}), so no two answers are equal and no proof is possible",
     ),
 )
 

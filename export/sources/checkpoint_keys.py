@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 from torch.nn.parameter import is_lazy
 
+from normfold.counting import listed
 from normfold.export.errors import CheckpointError
 
 __all__ = ["Accepts", "Found", "choose_tensors", "has_shape_of", "holds_state_dict", "is_whole", "needed_keys", "some"]
@@ -107,8 +108,7 @@ def has_shape_of(tensor: Tensor, like: Tensor) -> bool:
 
 def some(names: list[str], shown: int = 5) -> str:
     """Return the first names in quotes, and how many more there are."""
-    text = ", ".join(f"'{n}'" for n in names[:shown])
-    return f"{text} and {len(names) - shown} more" if len(names) > shown else text
+    return listed([f"'{n}'" for n in names], shown)
 
 
 def _state_dicts(value: Any, name: str = "", depth: int = DEPTH) -> Iterator[tuple[str, Mapping[str, Tensor]]]:

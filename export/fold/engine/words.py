@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 
+from normfold.counting import listed
 from normfold.export.fold.engine.plan import ALL, FoldPlan, Refusals
 from normfold.export.fold.net import QUANTIZED, Op
 from normfold.export.fold.number_readers import number_readers
@@ -81,7 +82,4 @@ def _between(target: Scaling) -> str:
 
 
 def _names(ops: Sequence[Op]) -> str:
-    names = list(dict.fromkeys(f"'{op.name}'" for op in ops))
-    if len(names) > MOST_NAMES:
-        return f"{', '.join(names[:MOST_NAMES])} and {len(names) - MOST_NAMES} more"
-    return ", ".join(names)
+    return listed(list(dict.fromkeys(f"'{op.name}'" for op in ops)), MOST_NAMES)

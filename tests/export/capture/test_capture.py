@@ -266,11 +266,6 @@ def batch_statistics(x: Tensor) -> Tensor:
     return F.batch_norm(x, None, None, training=True)
 
 
-def trains_twice(x: Tensor) -> Tensor:
-    x = F.batch_norm(x, None, None, training=True)
-    return F.dropout(F.dropout(x, 0.5), 0.5)
-
-
 def noise(x: Tensor) -> Tensor:
     return x + torch.randn_like(x)
 
@@ -316,7 +311,6 @@ def loss(x: Tensor) -> Tensor:
         (through_numpy, "leaves torch for NumPy"),
         (random_dropout, "training=self.training"),
         (batch_statistics, "normalises by the statistics of its batch"),
-        (trains_twice, "and the running statistics. Moreover, the network drops values at random"),
         (noise, "draws random numbers"),
         (unsupported, "no counterpart for the operator"),
         (unsupported_inside, "no counterpart for the operator aten._linalg_svd"),
@@ -330,6 +324,22 @@ def test_what_torch_cannot_capture_is_said_in_a_persons_terms_with_their_line(ta
     assert "test_capture.py:" in message
     assert "\n" not in message
     assert capfd.readouterr() == ("", "")
+
+
+class TrainsTwice(Net):
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.dropout(x, 0.25)
+        x = F.batch_norm(x, None, None, training=True)
+        return F.dropout(x, 0.75)
+
+
+def test_all_lines_that_train_are_named_in_one_message() -> None:
+    with pytest.raises(CaptureError) as caught:
+        captured(TrainsTwice(nn.Identity()))
+    dropout, statistics = str(caught.value).split(". Moreover, ")
+    assert "in forward: `x = F.dropout(x, 0.25)`, test_capture.py:" in dropout
+    assert "in forward: `return F.dropout(x, 0.75)`: F.dropout trains by default" in dropout
+    assert "`x = F.batch_norm(x, None, None, training=True)`; pass" in statistics
 
 
 def test_attention_over_three_axes_is_told_which_axis_is_missing() -> None:
