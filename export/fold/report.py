@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from html import escape
@@ -33,10 +34,29 @@ class Fold:
         """The first reason why it stayed, or ""."""
         return self.reasons[0] if self.reasons else ""
 
+    @property
+    def result(self) -> str:
+        """Where it went, and why the rest stayed."""
+        stayed = f"{'the rest is not folded' if self.how else 'not folded'}: {self.reason}" if self.reason else ""
+        return "; ".join(part for part in (self.how, stayed) if part)
+
     def __str__(self) -> str:
         """Return where it went and why the rest stayed, in one line."""
-        stayed = f"{'the rest is not folded' if self.how else 'not folded'}: {self.reason}" if self.reason else ""
-        return f"{self.name}: {'; '.join(part for part in (self.how, stayed) if part)}"
+        return f"{self.name}: {self.result}"
+
+
+def labels(folds: Sequence[Fold]) -> list[str]:
+    """Return a label for each fold: "norm", "norm (2 of 3)", "mul_1 (Mul or Add by constants)".
+
+    A module that is called three times has three folds of one name.
+    """
+    calls, seen, found = Counter(fold.name for fold in folds), Counter[str](), []
+    for fold in folds:
+        seen[fold.name] += 1
+        remarks = [f"{seen[fold.name]} of {calls[fold.name]}"] if calls[fold.name] > 1 else []
+        remarks += [] if fold.kind == "BatchNorm" else ["Mul or Add by constants"]
+        found.append(f"{fold.name} ({', '.join(remarks)})" if remarks else fold.name)
+    return found
 
 
 def kept(folds: Sequence[Fold]) -> dict[str, int]:
@@ -93,10 +113,10 @@ class FoldReport:
             yield f"{self.kept_by_cost} stayed by cost (fold_all=True folds them)"
         if self.kept_by_mathematics:
             yield f"{self.kept_by_mathematics} stayed by mathematics"
-        shown = self.folds
+        shown = list(zip(labels(self.folds), self.folds, strict=True))
         if len(shown) > SHOWN:
-            shown = tuple(sorted(shown, key=lambda fold: fold.folded))[:SHOWN]
-        yield from (f"  {fold}" for fold in shown)
+            shown = sorted(shown, key=lambda labelled: labelled[1].folded)[:SHOWN]
+        yield from (f"  {label}: {fold.result}" for label, fold in shown)
         if left := self.folds[len(shown) :]:
             yield f"  and {len(left)} more in .folds"
         yield from (f"note: {note}" for note in self.notes)

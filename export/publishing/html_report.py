@@ -13,7 +13,7 @@ import onnx_ir as ir
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from normfold.export.fold.report import Fold
+from normfold.export.fold.report import Fold, labels
 from normfold.export.publishing.graph_picture import before_and_after
 from normfold.export.publishing.report import ExportReport, chosen, folded_form, labels_kept
 
@@ -43,6 +43,7 @@ def as_html(report: ExportReport, before: bytes = b"", after: bytes = b"") -> st
         chosen=chosen(report),
         folded_form=folded_form(report),
         labels_kept=labels_kept,
+        folds=list(zip(labels(folding.folds), folding.folds, strict=True)),
         terms=TERMS,
         graphs=_drawn(before, after, folding.folds),
         longest_ms=max(v.median_ms for v in report.variants),

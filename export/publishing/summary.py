@@ -10,6 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from normfold.counting import counted
+from normfold.export.fold.report import labels
 from normfold.export.forms.precision import PrecisionReport
 from normfold.export.publishing.report import ExportReport, chosen, columns, folded_form, labels_kept
 
@@ -17,6 +18,8 @@ __all__ = ["as_notebook_html", "as_text", "print_summary"]
 
 #: The width of plain text in characters; longer lines are not broken.
 WIDTH = 160
+#: Why "BatchNorms 14 → 0" can stand above BatchNorms of which a part stays.
+PARTS = "what stays of a BatchNorm may be a Mul or an Add; the number of BatchNorms above does not count these"
 
 
 def print_summary(report: ExportReport, console: Console) -> None:
@@ -41,11 +44,14 @@ def print_summary(report: ExportReport, console: Console) -> None:
     console.print(escape(chosen(report)))
     if remark := folded_form(report):
         console.print(f"{remark}:")
-    for fold in report.folding.folds:
+    folds = report.folding.folds
+    for label, fold in zip(labels(folds), folds, strict=True):
         unfolded = "the rest is not folded" if fold.how else "not folded"
         went = [escape(fold.how)] if fold.how else []
         went += [f"[yellow]{unfolded}[/yellow]: {escape(fold.reason)}"] if fold.reason else []
-        console.print(f"  {escape(fold.name)}: {'; '.join(went)}")
+        console.print(f"  {escape(label)}: {'; '.join(went)}")
+    if any(fold.kind == "BatchNorm" and fold.how and not fold.folded for fold in folds):
+        console.print(f"  {PARTS}")
     cases = len(report.verification.cases)
     console.print(
         f"largest error  {worst.relative:.1e} of the output's scale against {escape(report.verification.reference)} "
@@ -68,12 +74,12 @@ def print_summary(report: ExportReport, console: Console) -> None:
 def _fewer_bits(fewer: PrecisionReport) -> Iterator[str]:
     """Yield what the reduction cost, the inputs that it was calibrated and measured on, and the warnings."""
     loss = fewer.verification.worst
-    labels = labels_kept(loss)
+    same = labels_kept(loss)
     yield (
         f"{fewer.precision}  {_size(fewer.bytes_before)} → {_size(fewer.bytes_after)}, "
         f"{fewer.timing.before_ms:.3f} → "
         f"{fewer.timing.after_ms:.3f} ms, largest error {loss.relative:.2%} of the output's scale"
-        f"{f', same label on {labels}' if labels else ''}"
+        f"{f', same label on {same}' if same else ''}"
     )
     if fewer.calibration is not None:
         yield escape(f"  calibrated on {fewer.calibration}")

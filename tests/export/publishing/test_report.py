@@ -169,6 +169,16 @@ def test_of_a_batchnorm_that_went_in_part_both_parts_are_told() -> None:
     print_report(report, console, "")
     printed = console.file.getvalue()  # type: ignore[attr-defined]
     assert f"  bn1: {part.how}; the rest is not folded: {part.reason}\n" in printed
+    assert "what stays of a BatchNorm may be a Mul or an Add; the number of BatchNorms above" in printed
+    assert "what stays of a BatchNorm" not in str(REPORT)
+
+
+def test_what_is_no_batchnorm_says_so_and_the_calls_of_one_module_have_numbers() -> None:
+    call, scale = Fold("bn", "BatchNorm", True, "back into 'c'"), Fold("mul_1", "affine", True, "it changed nothing")
+    report = replace(REPORT, folding=replace(REPORT.folding, folds=(call, scale, call)))
+    rows = [call.how, "bn (1 of 2)", "mul_1 (Mul or Add by constants)", "bn (2 of 2)"]
+    for text in (str(report), str(report.folding), Page(as_html(report)).text):
+        assert all(row in text for row in rows)
 
 
 def test_names_from_a_network_cannot_break_out_of_the_page() -> None:
