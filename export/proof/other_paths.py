@@ -88,14 +88,14 @@ def _differs(paths: PathsAt, sizes: Sizes, name: str, broken: Sequence[int], upw
 
 
 def _in_steps(paths: PathsAt, sizes: Sizes, guard: Guard, d: Dimension, guards: Sequence[Guard]) -> Dimension | None:
-    """Return ``d`` in steps at which ``guard`` and all others like it hold; None: none found.
+    """Return ``d`` in steps at which ``guard`` and all others like it hold, else at which it holds; None: none found.
 
     So a network with four pools that each pad an odd length is told of all four at once, not of the next one each time.
     """
-    steps = guard.in_steps(sizes.trace, d)
+    steps = alone = guard.in_steps(sizes.trace, d)
     for other, upwards in product((o for o in guards if o.names == guard.names and o is not guard), (True, False)):
         if not steps:
-            return None
+            return alone
         broken = _breaks(sizes, other, steps, upwards)
         if not _differs(paths, sizes, d.name, broken, upwards)[1]:
             continue
@@ -106,7 +106,7 @@ def _in_steps(paths: PathsAt, sizes: Sizes, guard: Guard, d: Dimension, guards: 
         else:
             d = replace(d, low=broken[0] + 1)
         steps = guard.in_steps(sizes.trace, d)
-    return steps
+    return steps or alone
 
 
 def _around(sizes: Sizes, guard: Guard, d: Dimension) -> Dimension:

@@ -303,6 +303,17 @@ def test_of_several_conditions_on_one_length_the_first_message_names_steps_at_wh
     exported(padded_at_each_pool, tmp_path, "x=FP32[N,4,L:32..:8]")
 
 
+def by_primes(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    for prime in (2, 3, 5, 7, 11):
+        y = y if x.shape[-1] % prime else y + prime
+    return y
+
+
+def test_where_no_step_keeps_all_conditions_one_that_keeps_the_first_is_named(tmp_path: Path) -> None:
+    with pytest.raises(normfold.ExportError, match=re.escape("(L % 2) == 0: ") + r".* in steps: L:2\.\.:2$"):
+        exported(by_primes, tmp_path)
+
+
 def shorter_and_shorter(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     for length in (60, 50, 40):
         y = y if x.shape[-1] <= length else y + 1
