@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import operator
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -15,27 +14,6 @@ from normfold.export.inputs.guards import Guard
 from normfold.export.inputs.specs import Dimension, InputSpec
 
 __all__ = ["guards_of"]
-
-#: Python's counterparts of the functions in torch's conditions, for whole numbers that are not negative.
-FUNCTIONS = {
-    "FloorDiv": operator.floordiv,
-    "CleanDiv": operator.floordiv,
-    "Mod": operator.mod,
-    "PythonMod": operator.mod,
-    "Max": max,
-    "Min": min,
-    "ToFloat": float,
-    "TruncToInt": math.trunc,
-    "FloorToInt": math.floor,
-    "CeilToInt": math.ceil,
-    "RoundToInt": round,
-    "IntTrueDiv": operator.truediv,
-    "FloatTrueDiv": operator.truediv,
-    "FloatPow": operator.pow,
-    "PowByNatural": operator.pow,
-    "OpaqueUnaryFn_sqrt": math.sqrt,
-}
-
 
 @dataclass(frozen=True)
 class _Made:
@@ -96,7 +74,8 @@ def _whole(of: _Made) -> Iterator[Guard]:
 
 def _guard(condition: sympy.Basic, made: Mapping[sympy.Symbol, _Made]) -> Guard:
     symbols = sorted(condition.free_symbols, key=str)  # two of them may be sizes of one dimension, in two inputs
-    compiled = sympy.lambdify(symbols, condition, modules=[FUNCTIONS, "math"])  # some 50 times as fast as sympy
+    # Some 50 times as fast as sympy. sympy's own printer would write torch's Mod(s0 + 1, 4) as s0 + 1 % 4.
+    compiled = sympy.lambdify(symbols, condition, modules=[{"math": math}], printer=PythonPrinter)
 
     def holds(sizes: Mapping[str, int]) -> bool:
         numbers = [made[symbol].symbol(sizes) for symbol in symbols]

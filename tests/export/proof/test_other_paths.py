@@ -303,6 +303,22 @@ def test_of_several_conditions_on_one_length_the_first_message_names_steps_at_wh
     exported(padded_at_each_pool, tmp_path, "x=FP32[N,4,L:32..:8]")
 
 
+def padded_to_several_multiples(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    for multiple in (2, 3, 4, 5):
+        if rest := y.shape[-1] % multiple:
+            y = F.pad(y, (0, multiple - rest), value=9.0)
+        y = F.avg_pool1d(y, multiple)
+    return y
+
+
+def test_a_condition_on_a_length_that_was_padded_is_understood(tmp_path: Path) -> None:
+    """Every second length was published, and at a quarter of them the graph gave an answer of another shape."""
+    with pytest.raises(normfold.ExportError, match=re.escape("in steps: L:32..:120")):
+        exported(padded_to_several_multiples, tmp_path)
+    with pytest.raises(normfold.ExportError, match=r"% 5\) != 0: at L = 90 the network takes another path"):
+        exported(padded_to_several_multiples, tmp_path, "x=FP32[N,4,L:2..:2]")
+
+
 def by_primes(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     for prime in (2, 3, 5, 7, 11):
         y = y if x.shape[-1] % prime else y + prime
