@@ -15,6 +15,7 @@ from normfold.export.inputs.specs import Dimension, InputSpec
 
 __all__ = ["guards_of"]
 
+
 @dataclass(frozen=True)
 class _Made:
     """A size of an input: ``factor`` times a symbol, plus ``offset``."""

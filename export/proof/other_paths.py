@@ -6,6 +6,7 @@ about nothing but memory, and both give the same.
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import product
@@ -15,10 +16,15 @@ from normfold.export.errors import CaptureError, InputSpecError
 from normfold.export.inputs.guards import Guard
 from normfold.export.inputs.sizes import CASE_ELEMENTS, Sizes
 from normfold.export.inputs.specs import MAX_ELEMENTS, Dimension, dimensions
-from normfold.export.proof.paths_at import PathsAt
+from normfold.export.proof.paths_at import TOO_LARGE, PathsAt
 from normfold.export.sources.origin import Origin, Run
 
 __all__ = ["with_bound", "within_one_path"]
+
+#: Of the sizes that break a guard, this many are tried beside the first and the last, ...
+MORE = 8
+#: ... up to this many times the traced one.
+FAR = 8
 
 
 def within_one_path(origin: Origin, sizes: Sizes, guards: Sequence[Guard], graph: Run) -> Sizes:
@@ -82,9 +88,17 @@ def _breaks(sizes: Sizes, guard: Guard, d: Dimension, upwards: bool) -> list[int
 
 
 def _differs(paths: PathsAt, sizes: Sizes, name: str, broken: Sequence[int], upwards: bool) -> tuple[int, str]:
-    """Return the size, of those that break a guard, at which network and graph differ, and in what; (0, "") if none."""
-    tried = dict.fromkeys(broken[:1] if upwards else [*broken[:1], *broken[-1:]])
-    return next(((size, why) for size in tried if (why := paths.differ({**sizes.trace, name: size}))), (0, ""))
+    """Return the size, of those that break a guard, at which network and graph differ, and in what; (0, "") if none.
+
+    At the first of them they may be alike by chance: what one padding adds too much, the next one would have added.
+    """
+    near = [size for size in broken[1:] if size <= FAR * sizes.trace[name]]
+    more = sorted(random.Random(0).sample(near, min(MORE, len(near))))
+    for size in dict.fromkeys([*broken[:1], *more, *([] if upwards else broken[-1:])]):
+        why = paths.differ({**sizes.trace, name: size})
+        if why and not (why == TOO_LARGE and size in more):
+            return size, why
+    return 0, ""
 
 
 def _in_steps(paths: PathsAt, sizes: Sizes, guard: Guard, d: Dimension, guards: Sequence[Guard]) -> Dimension | None:

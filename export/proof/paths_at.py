@@ -16,9 +16,9 @@ from normfold.export.proof.moving import moved_inputs
 from normfold.export.proof.rounding import INDEX_SHARE
 from normfold.export.proof.verify import Case, Key, Run, largest_errors, remembered, verify
 
-__all__ = ["REFUSED", "PathsAt"]
+__all__ = ["REFUSED", "TOO_LARGE", "PathsAt"]
 
-REFUSED = "the network refuses its input"
+REFUSED, TOO_LARGE = "the network refuses its input", "the inputs are too large to try"
 #: Two answers on one path differ by less than this share of the output's scale where float32 rounds them usually.
 SAME = 1e-5
 #: For inputs of more elements than this, the share grows with their number: a sum of many numbers rounds worse.
@@ -52,7 +52,7 @@ class PathsAt:
     def _differ(self, sizes: Mapping[str, int]) -> str:
         self._climb(sizes)
         if self.elements(sizes) > self.most:
-            return "the inputs are too large to try"
+            return TOO_LARGE
         case = self._case(sizes)
         try:
             wanted = self._network(case.inputs)
