@@ -7,7 +7,8 @@ an end where a table is cut to a length. Where rows are looked up, or in an ONNX
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 
 import onnx
 
@@ -15,33 +16,56 @@ from normfold.export.inputs.size_steps import last_accepted
 from normfold.export.inputs.sizes import CASE_ELEMENTS, Sizes, batch_dimension
 from normfold.export.inputs.specs import Dimension, dimensions
 from normfold.export.proof.other_paths import with_bound
-from normfold.export.proof.paths_at import REFUSED, PathsAt
+from normfold.export.proof.paths_at import REFUSED, TOO_LARGE, PathsAt
 from normfold.export.proof.verify import Run
 
 __all__ = ["within_tables"]
 
+#: The end is proved, too, if network and graph were compared there within this time: in float64 they take much longer.
+QUICK_SECONDS = 0.25
 #: A position of a table may stand for up to this many positions of the input, which are pooled before.
 POOLED = 4
 
 
 def within_tables(network: Run, content: bytes, sizes: Sizes, graph: Run) -> Sizes:
     """Return ``sizes`` with the ends that the tables in ``content`` set to lengths without a declared end."""
-    most = POOLED * _rows(content)
+    rows = _rows(content)
     paths, trace = PathsAt(network, graph, sizes), sizes.trace
     for d in dimensions(sizes.specs):
-        if d.high is not None or d == batch_dimension(sizes.specs):
+        if not rows or d.high is not None or d == batch_dimension(sizes.specs):
             continue
         step, known = d.step or 1, max(tried[d.name] for tried in sizes.proof)
+        seconds = dict[int, float]()
 
-        def takes(size: int, name: str = d.name) -> bool:
-            return paths.differ({**trace, name: size}) != REFUSED
+        def differ(size: int, name: str = d.name, seconds: dict[int, float] = seconds) -> str:
+            began = time.perf_counter()
+            why = paths.differ({**trace, name: size})
+            seconds.setdefault(size, time.perf_counter() - began)
+            return why
 
-        beyond = next((n for n in _doubled(known, step, most) if not takes(n)), None)
-        if beyond is not None:
-            high = last_accepted(range(known, beyond, step), takes)
+        high = _end(rows, known, step, differ)
+        if high is not None:
             note = f"{d.name} is up to {high}: the network does not run at {d.name} = {high + step}"
-            sizes = with_bound(sizes, Dimension(d.name, d.low, high, d.step), note, min(CASE_ELEMENTS, paths.most))
+            most = min(CASE_ELEMENTS, paths.most) if seconds[high] <= QUICK_SECONDS else 0
+            sizes = with_bound(sizes, Dimension(d.name, d.low, high, d.step), note, most)
     return sizes
+
+
+def _end(rows: int, known: int, step: int, differ: Callable[[int], str]) -> int | None:
+    """Return the largest size, in steps from ``known``, at which the network runs; None: no end was found.
+
+    Mostly it is the number of rows.
+    """
+
+    def runs(size: int) -> bool:
+        return differ(size) != REFUSED
+
+    if differ(rows) == TOO_LARGE:
+        return None
+    if rows >= known and (rows - known) % step == 0 and runs(rows) and not runs(rows + step):
+        return rows
+    beyond = next((size for size in _doubled(known, step, POOLED * rows) if not runs(size)), None)
+    return None if beyond is None else last_accepted(range(known, beyond, step), runs)
 
 
 def _doubled(size: int, step: int, most: int) -> Iterator[int]:
