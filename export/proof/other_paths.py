@@ -54,7 +54,7 @@ def _bounded_by(
     (name,) = guard.names
     d = next(d for d in dimensions(sizes.specs) if d.name == name)
     broken = _breaks(sizes, guard, d, upwards)
-    at, why = _differs(paths, sizes, name, broken, upwards)
+    at, why = _differs(paths, sizes, guard, d, upwards, guards)
     if not why:
         return sizes
     reason = f"{guard.text}: at {name} = {at} {why}"
@@ -87,18 +87,31 @@ def _breaks(sizes: Sizes, guard: Guard, d: Dimension, upwards: bool) -> list[int
     return list(guard.breaks(sizes.trace, d.name, _most(sizes, d) if upwards else d.low or 1, d.step or 1))
 
 
-def _differs(paths: PathsAt, sizes: Sizes, name: str, broken: Sequence[int], upwards: bool) -> tuple[int, str]:
+def _differs(
+    paths: PathsAt, sizes: Sizes, guard: Guard, d: Dimension, upwards: bool, guards: Sequence[Guard]
+) -> tuple[int, str]:
     """Return the size, of those that break a guard, at which network and graph differ, and in what; (0, "") if none.
 
-    At the first of them they may be alike by chance: what one padding adds too much, the next one would have added.
+    At the first of them they may be alike by chance: what one padding adds too much, the next one would have added. So
+    they are compared at more. Where they differ there, it may be for another guard, which says more about it.
     """
-    near = [size for size in broken[1:] if size <= FAR * sizes.trace[name]]
-    more = sorted(random.Random(0).sample(near, min(MORE, len(near))))
-    for size in dict.fromkeys([*broken[:1], *more, *([] if upwards else broken[-1:])]):
-        why = paths.differ({**sizes.trace, name: size})
-        if why and not (why == TOO_LARGE and size in more):
-            return size, why
-    return 0, ""
+    broken = _breaks(sizes, guard, d, upwards)
+    at, why = _first_other(paths, sizes, d, broken, upwards)
+    near = [size for size in broken[1:] if size <= FAR * sizes.trace[d.name]]
+    for size in [] if why else sorted(random.Random(0).sample(near, min(MORE, len(near)))):
+        there = {**sizes.trace, d.name: size}
+        if (other := paths.differ(there)) in ("", TOO_LARGE):
+            continue
+        also = [g for g in guards if g.names == guard.names and g is not guard and not g.holds(there)]
+        if not any(_first_other(paths, sizes, d, _breaks(sizes, g, d, upwards), upwards)[1] for g in also):
+            return size, other
+    return at, why
+
+
+def _first_other(paths: PathsAt, sizes: Sizes, d: Dimension, broken: Sequence[int], upwards: bool) -> tuple[int, str]:
+    """Return the first of these sizes, downwards also the last, at which network and graph differ, and in what."""
+    tried = dict.fromkeys(broken[:1] if upwards else [*broken[:1], *broken[-1:]])
+    return next(((size, why) for size in tried if (why := paths.differ({**sizes.trace, d.name: size}))), (0, ""))
 
 
 def _in_steps(paths: PathsAt, sizes: Sizes, guard: Guard, d: Dimension, guards: Sequence[Guard]) -> Dimension | None:
@@ -111,7 +124,7 @@ def _in_steps(paths: PathsAt, sizes: Sizes, guard: Guard, d: Dimension, guards: 
         if not steps:
             return alone
         broken = _breaks(sizes, other, steps, upwards)
-        if not _differs(paths, sizes, d.name, broken, upwards)[1]:
+        if not _differs(paths, sizes, other, steps, upwards, guards)[1]:
             continue
         if len(broken) > 1:
             guard = guard.and_(other)

@@ -334,6 +334,16 @@ def test_paths_that_are_alike_at_the_first_size_are_compared_at_more(tmp_path: P
     assert report.inputs == ("x=FP32[N:1..,4,L:32..:40]",)
 
 
+def alike_between_eighths(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    y = y if x.shape[-1] % 8 else y * 1
+    return y * 3 if x.shape[-1] >= 60 else y
+
+
+def test_a_bound_is_not_taken_for_a_condition_that_makes_no_difference(tmp_path: Path) -> None:
+    _, report = exported(alike_between_eighths, tmp_path)
+    assert report.inputs == ("x=FP32[N:1..,4,L:1..59]",)
+
+
 def by_primes(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     for prime in (2, 3, 5, 7, 11):
         y = y if x.shape[-1] % prime else y + prime
