@@ -31,6 +31,7 @@ from normfold.serving.runtime.devices import (
     installed_runtimes,
     parse_device,
 )
+from normfold.shortage import NO_MEMORY
 
 #: Distributions whose versions are reported besides those of onnxruntime.
 DISTRIBUTIONS = ("normfold", "grpcio", "protobuf", "numpy", "uvloop", "torch")
@@ -215,6 +216,6 @@ def reason(log: str) -> str:
     if missing := re.search(r"(lib[\w.+-]+\.so[\w.]*): cannot open shared object file", log):
         return f"{missing[1]} is missing"
     if re.search(r"^MemoryError\b", log, re.MULTILINE):
-        return "there is not enough memory"
+        return NO_MEMORY
     lines = [line.strip() for line in log.splitlines() if line.strip()]
     return re.sub(r"\x1b\[[0-9;]*m", "", lines[-1]) if lines else ""

@@ -54,7 +54,7 @@ def _bounded_by(
     (name,) = guard.names
     d = next(d for d in dimensions(sizes.specs) if d.name == name)
     broken = _breaks(sizes, guard, d, upwards)
-    at, why = _differs(paths, sizes, guard, d, upwards, guards)
+    at, why = _differs(paths, sizes, guard, d, broken, guards)
     if not why:
         return sizes
     reason = f"{guard.text}: at {name} = {at} {why}"
@@ -88,43 +88,47 @@ def _breaks(sizes: Sizes, guard: Guard, d: Dimension, upwards: bool) -> list[int
 
 
 def _differs(
-    paths: PathsAt, sizes: Sizes, guard: Guard, d: Dimension, upwards: bool, guards: Sequence[Guard]
+    paths: PathsAt, sizes: Sizes, guard: Guard, d: Dimension, broken: Sequence[int], guards: Sequence[Guard]
 ) -> tuple[int, str]:
     """Return the size, of those that break a guard, at which network and graph differ, and in what; (0, "") if none.
+
+    ``broken`` are these sizes of ``d``, all above the traced one or all below it.
 
     At the first of them they may be alike by chance: what one padding adds too much, the next one would have added. So
     they are compared at more. Where they differ there, it may be for another guard, which says more about it.
     """
-    broken = _breaks(sizes, guard, d, upwards)
-    at, why = _first_other(paths, sizes, d, broken, upwards)
+    at, why = _first_other(paths, sizes, d, broken)
+    if why:
+        return at, why
     near = [size for size in broken[1:] if size <= FAR * sizes.trace[d.name]]
-    for size in [] if why else sorted(random.Random(0).sample(near, min(MORE, len(near)))):
+    for size in sorted(random.Random(0).sample(near, min(MORE, len(near)))):
         there = {**sizes.trace, d.name: size}
         if (other := paths.differ(there)) in ("", TOO_LARGE):
             continue
         also = [g for g in guards if g.names == guard.names and g is not guard and not g.holds(there)]
-        if not any(_first_other(paths, sizes, d, _breaks(sizes, g, d, upwards), upwards)[1] for g in also):
+        upwards = size > sizes.trace[d.name]
+        if not any(_first_other(paths, sizes, d, _breaks(sizes, g, d, upwards))[1] for g in also):
             return size, other
-    return at, why
+    return 0, ""
 
 
-def _first_other(paths: PathsAt, sizes: Sizes, d: Dimension, broken: Sequence[int], upwards: bool) -> tuple[int, str]:
-    """Return the first of these sizes, downwards also the last, at which network and graph differ, and in what."""
-    tried = dict.fromkeys(broken[:1] if upwards else [*broken[:1], *broken[-1:]])
+def _first_other(paths: PathsAt, sizes: Sizes, d: Dimension, broken: Sequence[int]) -> tuple[int, str]:
+    """Return the first of these sizes, or below the traced one the last, at which the two differ, and in what."""
+    tried = dict.fromkeys([*broken[:1], *(size for size in broken[-1:] if size < sizes.trace[d.name])])
     return next(((size, why) for size in tried if (why := paths.differ({**sizes.trace, d.name: size}))), (0, ""))
 
 
 def _in_steps(paths: PathsAt, sizes: Sizes, guard: Guard, d: Dimension, guards: Sequence[Guard]) -> Dimension | None:
     """Return ``d`` in steps at which ``guard`` and all others like it hold, else at which it holds; None: none found.
 
-    So a network with four pools that each pad an odd length is told of all four at once, not of the next one each time.
+    A network may pad an odd length at each of four pools. One message names the steps that suit all four of them.
     """
     steps = alone = guard.in_steps(sizes.trace, d)
     for other, upwards in product((o for o in guards if o.names == guard.names and o is not guard), (True, False)):
         if not steps:
             return alone
         broken = _breaks(sizes, other, steps, upwards)
-        if not _differs(paths, sizes, other, steps, upwards, guards)[1]:
+        if not _differs(paths, sizes, other, steps, broken, guards)[1]:
             continue
         if len(broken) > 1:
             guard = guard.and_(other)

@@ -29,10 +29,11 @@ POOLED = 4
 
 def within_tables(network: Run, content: bytes, sizes: Sizes, graph: Run) -> Sizes:
     """Return ``sizes`` with the ends that the tables in ``content`` set to lengths without a declared end."""
-    rows = _rows(content)
+    if not (rows := _rows(content)):
+        return sizes
     paths, trace = PathsAt(network, graph, sizes), sizes.trace
     for d in dimensions(sizes.specs):
-        if not rows or d.high is not None or d == batch_dimension(sizes.specs):
+        if d.high is not None or d == batch_dimension(sizes.specs):
             continue
         step, known = d.step or 1, max(tried[d.name] for tried in sizes.proof)
         seconds = dict[int, float]()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-__all__ = ["shortage"]
+__all__ = ["NO_MEMORY", "shortage"]
+
+NO_MEMORY = "there is not enough memory"
 
 
 def shortage(error: BaseException) -> str | None:
@@ -10,7 +12,7 @@ def shortage(error: BaseException) -> str | None:
     if error.__context__ is not None and shortage(error.__context__) is None:
         return None  # such as a fault after which the event loop starts a thread to close
     if isinstance(error, MemoryError):
-        return ": ".join(filter(None, ("there is not enough memory", str(error))))  # NumPy says for which array
+        return ": ".join(filter(None, (NO_MEMORY, str(error))))  # NumPy says for which array
     if isinstance(error, RuntimeError) and "start new thread" in str(error):
         return (
             "no thread can be started; a limit of processes (ulimit -u, or that of a container) or of memory is reached"

@@ -129,20 +129,24 @@ def test_lazy_models_are_listed_and_controlled_like_others(folder, start):
         assert "version 1 in service" in run("use", "m", "1", *at)
 
 
+class Loading:
+    """A client whose server takes loads; how one ends is its subclass's."""
+
+    def __init__(self, *arguments, **options):
+        pass
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        pass
+
+    def server_metadata(self):
+        return ServerMetadata("s", "1", (LOADS,))
+
+
 def test_ctrl_c_during_a_choice_gives_the_file_its_old_content_and_says_so(folder, monkeypatch):
-    class Pressed:
-        def __init__(self, *arguments, **options):
-            pass
-
-        def __enter__(self):
-            return self
-
-        def __exit__(self, *error):
-            pass
-
-        def server_metadata(self):
-            return ServerMetadata("s", "1", (LOADS,))
-
+    class Pressed(Loading):
         def load(self, model):
             raise KeyboardInterrupt
 
@@ -154,19 +158,7 @@ def test_ctrl_c_during_a_choice_gives_the_file_its_old_content_and_says_so(folde
 
 
 def test_a_choice_that_can_neither_be_loaded_nor_undone_says_that_the_file_keeps_it(folder, monkeypatch):
-    class Refusing:
-        def __init__(self, *arguments, **options):
-            pass
-
-        def __enter__(self):
-            return self
-
-        def __exit__(self, *error):
-            pass
-
-        def server_metadata(self):
-            return ServerMetadata("s", "1", (LOADS,))
-
+    class Refusing(Loading):
         def load(self, model):
             monkeypatch.setattr("normfold.whole_file.write_whole", full)
             raise ClientError(Status.UNAVAILABLE, "it does not load")

@@ -29,8 +29,8 @@ class Rests:
     """How long each connection rests after a turn in which its requests were refused.
 
     A connection has one step at a time, so a few connections never rest, however often their requests are refused.
-    A refused client was told to wait for LEAST_SECONDS or longer before it tries again, and mostly for longer than
-    MOST_SECONDS (``scheduling/admission.py``).
+    Nobody who is refused should come back before a rest ends: the refusal asks the client to wait for LEAST_SECONDS or
+    longer, mostly for longer than MOST_SECONDS (``scheduling/admission.py``).
     """
 
     def __init__(self) -> None:

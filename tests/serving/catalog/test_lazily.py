@@ -345,10 +345,16 @@ def test_what_a_client_loads_or_unloads_is_as_without_lazy_models(catalog, root,
     asyncio.run(use())
 
 
-def test_no_process_for_trials_stays_when_there_was_no_load_for_a_while(catalog, monkeypatch):
+@pytest.fixture
+def paused(monkeypatch):
+    """Set once no process for trials is kept."""
+    event = asyncio.Event()
+    monkeypatch.setattr(loader.Loader, "pause", lambda self: event.set())
+    return event
+
+
+def test_no_process_for_trials_stays_when_there_was_no_load_for_a_while(catalog, paused, monkeypatch):
     monkeypatch.setattr(lazily, "PAUSE_SECONDS", 0.05)
-    paused = asyncio.Event()
-    monkeypatch.setattr(loader.Loader, "pause", lambda self: paused.set())
     made = catalog()
 
     async def use():
@@ -359,10 +365,8 @@ def test_no_process_for_trials_stays_when_there_was_no_load_for_a_while(catalog,
     asyncio.run(use())
 
 
-def test_the_process_for_trials_stays_while_there_is_a_load(catalog, gate, monkeypatch):
+def test_the_process_for_trials_stays_while_there_is_a_load(catalog, gate, paused, monkeypatch):
     monkeypatch.setattr(lazily, "PAUSE_SECONDS", 0.02)
-    paused = asyncio.Event()
-    monkeypatch.setattr(loader.Loader, "pause", lambda self: paused.set())
     made = catalog()
 
     async def use():

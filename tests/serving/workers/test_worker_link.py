@@ -224,7 +224,7 @@ def counted(requests: int) -> Version:
     return Version("", SimpleNamespace(name="m", version=1, statistics=statistics))
 
 
-def told(counters: bytes) -> list[int]:
+def answered(counters: bytes) -> list[int]:
     return [one.statistics.inference_stats.success.count for one in mx.SnapshotResponse.FromString(counters).models]
 
 
@@ -244,7 +244,7 @@ def test_the_counters_of_a_version_that_is_unloaded_do_not_come_back_with_a_new_
     link.report_counters(catalog, snapshots)
     entry.versions = {1: counted(2)}
     link.report_counters(catalog, snapshots)
-    assert [(each.model, each.version, told(each.counters)) for each in sent] == [
+    assert [(each.model, each.version, answered(each.counters)) for each in sent] == [
         ("m", "1", [5]),
         ("m", "1", []),
         ("m", "1", [2]),
@@ -252,7 +252,7 @@ def test_the_counters_of_a_version_that_is_unloaded_do_not_come_back_with_a_new_
 
 
 @pytest.mark.parametrize(
-    ("entry", "then"),
+    ("entry", "kept"),
     [
         (Entry(), []),
         (Entry(versions={1: counted(1)}), [4]),
@@ -260,7 +260,7 @@ def test_the_counters_of_a_version_that_is_unloaded_do_not_come_back_with_a_new_
     ],
     ids=["unloaded meanwhile", "in service", "lazy"],
 )
-def test_a_predecessor_s_counters_are_kept_for_what_is_still_there_alone(entry, then):
+def test_a_predecessor_s_counters_are_kept_for_what_is_still_there_alone(entry, kept):
     link, catalog, snapshots, sent = reports(entry)
     before = counted(3).model.statistics.snapshot("m", "1")
 
@@ -274,4 +274,4 @@ def test_a_predecessor_s_counters_are_kept_for_what_is_still_there_alone(entry, 
         await link.attend(catalog, snapshots, None, None)
 
     asyncio.run(restore())
-    assert [(each.model, each.version, told(each.counters)) for each in sent] == [("m", "1", then)]
+    assert [(each.model, each.version, answered(each.counters)) for each in sent] == [("m", "1", kept)]
