@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor
 
 from normfold.protos import grpc_service as pb
-from normfold.serving.catalog.entries import answering, go_on, in_service, index, load_failed
+from normfold.serving.catalog.entries import answering, go_on, in_service, index, load_failed, stands_in
 from normfold.serving.catalog.entry import Entry, Version
 from normfold.serving.catalog.following import Following, Others
 from normfold.serving.catalog.hindered import HinderedModels, refusal
@@ -21,6 +21,7 @@ from normfold.serving.catalog.sources import Sources
 from normfold.serving.catalog.stage import Stage
 from normfold.serving.catalog.trial import Trials
 from normfold.serving.catalog.trust import ANYTHING, Trust, TrustedFolder
+from normfold.serving.catalog.version_policy import stand_ins
 from normfold.serving.catalog.version_text import parse_version
 from normfold.serving.errors import LoadError, NotFound, PollFailed, StartError
 from normfold.serving.wording import near, quoted
@@ -56,7 +57,6 @@ class Catalog:
         self.nameable: Mapping[str, Entry] = {} if private else self.entries
         #: Held while a model loads or is unloaded; loads of several models go on at the same time.
         self._locks: dict[str, asyncio.Lock] = {}
-        #: The models that other workers serve, while this one starts.
         self.following = Following()
         self._sources = Sources(repository, self.following, private)
         self._lazily = None if lazy is None else Lazily(lazy, self.entries, self._load_asked, self._loader.pause)
@@ -65,7 +65,6 @@ class Catalog:
         self.hindered = HinderedModels()
         #: True as soon as loading was tried for every model.
         self.started = False
-        #: The readiness of the other workers of the same server.
         self.others = Others()
         #: True once the server stops: nothing is ready any more, although requests are answered for a while.
         self.leaving = False
@@ -231,9 +230,9 @@ class Catalog:
         return not asked and (entry.rests or (self._lazily is not None and entry.stage is Stage.AWAITED))
 
     async def _load(self, folder: TrustedFolder, override: str | None, entry: Entry, asked: bool, again: bool) -> None:
-        """Load the versions of a model, and put them in service if none fails or if none answers yet.
+        """Load the versions of a model, or a lower one where none of them loads, and put them in service.
 
-        Raises PollFailed, LoadError or LoadRefused.
+        If one fails while others answer, these go on instead. Raises PollFailed, LoadError or LoadRefused.
         """
         answered = bool(entry.ready) or self._spares(entry, asked)
         only = self.others.without_refused(folder.name, entry) if asked else None
@@ -241,7 +240,9 @@ class Catalog:
         text = written.SerializeToString(deterministic=True)  # the order of maps differs between processes
         kept = {model.version: model for model in entry.ready} if again and text == entry.written else {}
         entry.loading = tuple(numbers)
-        loaded, errors = await self._loader.load_versions(folder, written, numbers, asked or not self.started, kept)
+        others = () if answered else stand_ins(written, there, numbers)
+        quiet = asked or not self.started
+        loaded, errors = await self._loader.load_versions(folder, written, numbers, quiet, kept, others)
         failures = {number: str(error) for number, error in errors.items()}
         if failures and answered:
             entry.note_failures(loaded, failures)
@@ -251,7 +252,7 @@ class Catalog:
         lazy = self._lazily is not None and override is None  # what a client has sent exists nowhere else
         entry.put_in_service(ready, failures, None if asked else there, lazy)
         if failures:
-            raise refusal(errors.values())(load_failed(folder.name, failures))
+            raise refusal(errors.values())(load_failed(folder.name, failures) + stands_in(loaded, numbers))
 
     def leave(self) -> None:
         """From now on nothing is ready, and nothing is loaded: the trials of loads under way end."""

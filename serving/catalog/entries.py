@@ -67,6 +67,11 @@ def go_on(entry: Entry | None) -> str:
     return f"; version{'s' if several else ''} {shown} {'go' if several else 'goes'} on answering"
 
 
+def stands_in(loaded: Collection[int], chosen: Collection[int]) -> str:
+    """The end of a sentence about ``chosen`` versions that failed to load: the lower one that ``loaded`` instead."""
+    return "".join(f"; version {number} answers instead" for number in loaded if number not in chosen)
+
+
 def load_failed(name: str, failures: Mapping[int, str]) -> str:
     """The sentence about versions that failed to load, with the reason of each."""
     reasons = "; ".join(f"version {n} is at UNAVAILABLE state: {reason}" for n, reason in sorted(failures.items()))

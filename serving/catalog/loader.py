@@ -69,16 +69,20 @@ class Loader:
         numbers: Sequence[int],
         quiet: bool,
         kept: Mapping[int, Model] = MappingProxyType({}),
+        stand_ins: Sequence[int] = (),
     ) -> tuple[dict[int, Model], dict[int, LoadError]]:
         """The versions that loaded and are warm, and for each of the others the reason; ``quiet`` logs failures only.
 
         ``kept`` serve with the same configuration already; they are loaded again only if their files have changed.
+        Where none of ``numbers`` loads, the first of the ``stand_ins`` that does is loaded.
 
         Raises StartError, and Unavailable after ``close``.
         """
         loaded: dict[int, Model] = {}
         failures: dict[int, LoadError] = {}
-        for number in numbers:
+        for number in (*numbers, *stand_ins):
+            if loaded and number in stand_ins:
+                break
             try:
                 loaded[number] = await self.run(self._load, folder, written, number, kept.get(number))
                 silent = quiet or loaded[number] is kept.get(number)

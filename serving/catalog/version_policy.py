@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from normfold.protos import model_config as mc
 from normfold.serving.catalog import config
 from normfold.serving.errors import ConfigError
+
+#: How many lower versions are tried where none of the chosen ones loads. A load may take long before it fails.
+MOST_STAND_INS = 3
 
 #: Comments and strings, in which braces mean nothing; braces; names.
 _TOKEN = re.compile(r"""#[^\n]*|"(?:\\.|[^"\\\n])*"|'(?:\\.|[^'\\\n])*'|[{}<>]|[A-Za-z_][\w.]*""")
@@ -27,6 +30,20 @@ def described(settings: mc.ModelConfig) -> str:
         return f"version{'s' if len(numbers) != 1 else ''} {', '.join(map(str, numbers)) or 'none'}"
     number = policy.latest.num_versions or 1
     return "the highest version" if number == 1 else f"the {number} highest versions"
+
+
+def stand_ins(settings: mc.ModelConfig, present: Collection[int], chosen: Sequence[int]) -> list[int]:
+    """The versions that may answer where none of the ``chosen`` loads, the highest first: the next lower ones.
+
+    There are none where the policy names versions: then no other is meant.
+
+    >>> stand_ins(mc.ModelConfig(), [1, 2, 3], [3])
+    [2, 1]
+    """
+    policy = settings.version_policy
+    if policy.HasField("specific") or not chosen:
+        return []
+    return sorted((number for number in present if number < min(chosen)), reverse=True)[:MOST_STAND_INS]
 
 
 def with_policy(text: str, versions: Sequence[int] | None) -> str:

@@ -71,12 +71,13 @@ def folder(tmp_path):
     return tmp_path
 
 
-def write(root):
+def write(root, text=ALL, versions=1):
     """Write a repository whose model files nobody reads."""
     for name in NAMES:
-        (root / name / "1").mkdir(parents=True)
-        (root / name / "1" / "model.onnx").write_bytes(b"any")
-        (root / name / "config.pbtxt").write_text(ALL, encoding="utf-8")
+        for number in range(1, versions + 1):
+            (root / name / str(number)).mkdir(parents=True)
+            (root / name / str(number) / "model.onnx").write_bytes(b"any")
+        (root / name / "config.pbtxt").write_text(text, encoding="utf-8")
 
 
 def check(made):
@@ -105,12 +106,16 @@ KINDS = ("load", "send", "give up", "unload", "gone", "refresh", "ask", "fail", 
 @settings(max_examples=60, deadline=None)
 @given(
     is_lazy=st.booleans(),
-    broken=st.sets(st.sampled_from(NAMES).map(lambda name: (name, 1))),
-    steps=st.lists(st.tuples(st.sampled_from(KINDS), st.sampled_from(NAMES)), max_size=12),
+    text=st.sampled_from([ALL, "", "version_policy { latest { num_versions: 2 } }"]),
+    versions=st.integers(1, 4),
+    broken=st.sets(st.tuples(st.sampled_from(NAMES), st.integers(1, 4))),
+    steps=st.lists(st.tuples(st.sampled_from(KINDS), st.sampled_from(NAMES), st.integers(1, 4)), max_size=12),
 )
-def test_each_stage_has_what_it_must_have_after_whatever_happens(tmp_path_factory, is_lazy, broken, steps):
+def test_each_stage_has_what_it_must_have_after_whatever_happens(
+    tmp_path_factory, is_lazy, text, versions, broken, steps
+):
     root = tmp_path_factory.mktemp("stages")
-    write(root)
+    write(root, text, versions)
 
     async def life(made):
         does = {
@@ -123,12 +128,12 @@ def test_each_stage_has_what_it_must_have_after_whatever_happens(tmp_path_factor
         }
         await made.load_all()
         check(made)
-        for kind, name in steps:
+        for kind, name, number in steps:
             if kind in ("fail", "mend"):
-                (broken.add if kind == "fail" else broken.discard)((name, 1))
+                (broken.add if kind == "fail" else broken.discard)((name, number))
             elif kind in ("config", "no config"):
-                text = ALL if kind == "config" else "version_policy {"
-                (root / name / "config.pbtxt").write_text(text, encoding="utf-8")
+                written = text if kind == "config" else "version_policy {"
+                (root / name / "config.pbtxt").write_text(written, encoding="utf-8")
             elif kind == "give up":
                 load = asyncio.create_task(made.load(name))
                 await asyncio.sleep(0.0005)
@@ -395,3 +400,55 @@ def test_a_later_worker_goes_on_reporting_what_the_others_have_told_it_while_it_
 
     with catalogs(folder) as make:
         asyncio.run(scenario(make))
+
+
+@pytest.mark.parametrize("is_lazy", [False, True])
+def test_the_version_below_answers_where_the_highest_does_not_load(folder, is_lazy, caplog):
+    """A server that started after a bad rollout was not ready, while those that ran went on with the version before."""
+    write(folder / "more", "", 3)
+    broken = {("a", 3)}
+
+    async def scenario(made):
+        await made.load_all()
+        assert (await made.awake("a", "")).version == 2
+        assert made.loaded(strict=True)
+        assert made.model_ready("a")
+        assert "version 3 is at UNAVAILABLE state: broken; version 2 answers instead" in caplog.text
+        assert [(row.version, row.state) for row in made.index(False) if row.name == "a"] == [
+            ("2", "READY"),
+            ("3", "UNAVAILABLE"),
+        ]
+        check(made)
+        broken.clear()  # its files are mended
+        await made.refresh("a")
+        assert (await made.awake("a", "")).version == 3
+        with pytest.raises(ServingError, match="version 2 is not at ready state: unloaded"):
+            await made.awake("a", "2")
+        check(made)
+
+    with catalogs(folder / "more", broken) as make:
+        asyncio.run(scenario(make(is_lazy)))
+
+
+@pytest.mark.parametrize(
+    ("text", "versions", "answering"),
+    [
+        ("", 4, (1,)),
+        ("", 5, ()),  # three lower ones are tried
+        ("version_policy { specific { versions: 4 } }", 4, ()),
+        ("version_policy { latest { num_versions: 2 } }", 4, (1,)),
+        (ALL, 4, (1,)),
+    ],
+)
+def test_three_lower_versions_are_tried_unless_the_policy_names_others(folder, text, versions, answering):
+    write(folder / "more", text, versions)
+    tried = {("a", number) for number in range(2, versions + 1)}
+
+    async def scenario(made):
+        with pytest.raises(LoadRefused):
+            await made.load("a")
+        assert made.entries["a"].answering == answering
+        check(made)
+
+    with catalogs(folder / "more", tried) as make:
+        asyncio.run(scenario(make(False)))
