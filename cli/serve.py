@@ -57,7 +57,7 @@ def _switch(values: Mapping[str, bool]) -> Callable[[click.Context, click.Parame
     type=click.Choice(FRONTENDS),
     default=FRONTENDS[0],
     show_default=True,
-    help="The transport: our own HTTP/2, or grpcio, which takes twelve times its CPU time for each call.",
+    help="The transport: our own HTTP/2, or grpcio, which takes 4 to 12 times its CPU time for a small model.",
 )
 @click.option(
     "--device",

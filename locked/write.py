@@ -2,7 +2,7 @@
 
     python locked/write.py PIP
 
-``PIP`` is a pip. It is asked for each version of Python which wheels it would install on Linux (x86-64), with the
+``PIP`` is a pip. It is asked for each kind of machine and version of Python which wheels it would install on Linux, with the
 versions of constraints.txt; nothing is installed. Install with: pip install --require-hashes --requirement
 locked/serving.txt, and then pip install --no-deps normfold. torch is not among them: an export needs another list.
 """
@@ -18,21 +18,23 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 PYTHONS = ("3.11", "3.12", "3.13")
-PLATFORMS = ("manylinux_2_28_x86_64", "manylinux_2_27_x86_64", "manylinux_2_17_x86_64")
+MACHINES = ("x86_64", "aarch64")
+PLATFORMS = ("manylinux_2_28", "manylinux_2_27", "manylinux_2_17")
 #: The longest time that pip may take for one of them, in seconds.
 MOST_SECONDS = 600
 EXTRAS = ("cpu", "signing")
-HEAD = "# Written by make lock: what a server installs, with the SHA-256 of each wheel for Linux (x86-64) and Python "
+HEAD = "# Written by make lock: what a server installs, with the SHA-256 of each wheel for Linux"
 
 
 def main() -> int:
     """Ask pip for each version of Python, and write the file; return 1, and leave the file, where pip finds nothing."""
     wanted = requirements()
     found: dict[str, tuple[str, set[str]]] = {}
-    for number, python in enumerate(PYTHONS, 1):
-        print(f"{number} of {len(PYTHONS)}: asking pip what it would install for Python {python}", flush=True)
+    targets = [(machine, python) for machine in MACHINES for python in PYTHONS]
+    for number, (machine, python) in enumerate(targets, 1):
+        print(f"{number} of {len(targets)}: asking pip what it would install on {machine}, Python {python}", flush=True)
         try:
-            packages = chosen(sys.argv[1], python, wanted)
+            packages = chosen(sys.argv[1], machine, python, wanted)
         except subprocess.TimeoutExpired:
             print(f"locked/serving.txt stays as it was: pip took more than {MOST_SECONDS} s")
             return 1
@@ -54,13 +56,13 @@ def requirements() -> list[str]:
     return [*project["dependencies"], *extras]
 
 
-def chosen(pip: str, python: str, wanted: list[str]) -> list[tuple[str, str, str]]:
+def chosen(pip: str, machine: str, python: str, wanted: list[str]) -> list[tuple[str, str, str]]:
     """Return the packages that ``pip`` would install: name, version, SHA-256."""
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.json"
         command = [pip, "install", "--dry-run", "--quiet", "--ignore-installed", "--only-binary", ":all:"]
         command += ["--timeout", "15", "--retries", "1", "--disable-pip-version-check"]
-        command += [part for platform in PLATFORMS for part in ("--platform", platform)]
+        command += [part for platform in PLATFORMS for part in ("--platform", f"{platform}_{machine}")]
         command += ["--python-version", python, "--target", folder, "--report", str(report)]
         command += ["--constraint", str(ROOT / "constraints.txt"), *wanted]
         subprocess.run(command, check=True, timeout=MOST_SECONDS, capture_output=True, text=True)
@@ -77,7 +79,7 @@ def chosen(pip: str, python: str, wanted: list[str]) -> list[tuple[str, str, str
 
 def text(found: dict[str, tuple[str, set[str]]]) -> str:
     """Return the file."""
-    lines = [HEAD + ", ".join(PYTHONS)]
+    lines = [f"{HEAD} ({', '.join(MACHINES)}) and Python {', '.join(PYTHONS)}"]
     for name, (version, digests) in sorted(found.items()):
         lines.append(" \\\n".join([f"{name}=={version}", *(f"    --hash=sha256:{one}" for one in sorted(digests))]))
     return "\n".join(lines) + "\n"

@@ -45,7 +45,7 @@ DEADLINE, CONNECTIONS = 1, 16
 #: Calls in flight that find the capacity, the most of an open loop, and those of 256 KB that are kept in flight.
 IN_FLIGHT, MOST_IN_FLIGHT, LARGE_IN_FLIGHT = 32, 4000, 512
 #: Samples of a row, which set how long it takes; and those of a row of 256 KB.
-LENGTHS, LARGE_LENGTH = {"some 1 ms a row": 512, "some 10 ms a row": 6144}, 1 << 16
+LENGTHS, LARGE_LENGTH = {"some 0.5 ms a row": 512, "some 5 ms a row": 6144}, 1 << 16
 
 CONFIG = """
 max_batch_size: 8 dynamic_batching {}

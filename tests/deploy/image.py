@@ -28,7 +28,7 @@ from onnx import parser
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCKERFILE = ROOT / "deploy/Dockerfile"
-#: Instead of the image python:3.12-slim: Debian without anything but its Python, which is 3.11.
+#: Instead of the image python:3.13-slim: Debian without anything but its Python, which is 3.11.
 DEBIAN = ("--variant=minbase", "--include=ca-certificates,python3,python3-venv", "bookworm")
 #: Settings of pip that belong to the network of this machine.
 OUTSIDE = {"PIP_INDEX_URL", "PIP_CERT", "PIP_DEFAULT_TIMEOUT"}
