@@ -12,6 +12,7 @@ ServingError                  UNKNOWN              never raised itself
 ├── InvalidRequest            INVALID_ARGUMENT     the caller's mistake; the message says what to send instead
 ├── NotFound                  NOT_FOUND            no such model, version, shared memory region or health name
 ├── Unavailable               UNAVAILABLE          not now: loading, unloaded, shutting down, timed out
+│   ├── NotOffered                                 never here: the settings of this server do not allow it
 │   └── QueueFull                                  not now: as many requests wait as the model's configuration allows
 ├── Overloaded                RESOURCE_EXHAUSTED   not now: too much waits already, or it would wait too long
 ├── NoMemory                  RESOURCE_EXHAUSTED   never here: the run would take more memory than the server may have
@@ -124,6 +125,12 @@ class Unavailable(ServingError):
     """The request is right, but cannot be answered now; trying again later may help."""
 
     status = Status.UNAVAILABLE
+
+
+class NotOffered(Unavailable):
+    """This server does not offer it, by its settings; another try gets the same answer. The status is Triton's."""
+
+    retry_seconds = -1.0
 
 
 class QueueFull(Unavailable):

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from normfold.protos import grpc_service as pb
 from normfold.serving.catalog.catalog import Catalog
-from normfold.serving.errors import InvalidRequest, NotFound, Unavailable, Unimplemented
+from normfold.serving.errors import InvalidRequest, NotFound, NotOffered, Unimplemented
 from normfold.serving.infer.shared_memory import SharedMemory
 from normfold.serving.infer.tracing import TraceSettings
 from normfold.serving.process.file_thread import FileThread
@@ -66,7 +66,7 @@ class Administration:
         return pb.RepositoryIndexResponse(models=self._catalog.index(request.ready, await self._catalog.look()))
 
     async def repository_model_load(self, request: pb.RepositoryModelLoadRequest) -> pb.RepositoryModelLoadResponse:
-        """Load or reload a model. Raises PollFailed, LoadRefused, InvalidRequest or Unavailable."""
+        """Load or reload a model. Raises PollFailed, LoadRefused, InvalidRequest or NotOffered."""
         name = self._controlled(request.repository_name, request.model_name)
         override, files = await off_loop(bool(request.parameters), _sent, request)
         if self._refresh is not None and not files:
@@ -92,11 +92,11 @@ class Administration:
         if not self._model_control:
             refused = "explicit model load / unload is not allowed: "
             if self._poll_seconds:  # a change counts once two looks have seen the same files
-                raise Unavailable(
+                raise NotOffered(
                     f"{refused}this server polls its repository; a change of the files there is in service within "
                     f"{2 * self._poll_seconds:g} s and the time that the load takes"
                 )
-            raise Unavailable(
+            raise NotOffered(
                 f"{refused}start the server with --model-control explicit, or send it SIGHUP after a change of its "
                 "repository"
             )
@@ -105,9 +105,9 @@ class Administration:
         return model_name or repository_name
 
     def _settings_controlled(self, change: bool) -> None:
-        """Raise Unavailable for a ``change`` of settings that clients may only read."""
+        """Raise NotOffered for a ``change`` of settings that clients may only read."""
         if change and not self._model_control:
-            raise Unavailable(
+            raise NotOffered(
                 "changing settings of the log and of traces is not allowed: start the server with "
                 "--model-control explicit"
             )
@@ -156,7 +156,7 @@ class Administration:
         return pb.CudaSharedMemoryUnregisterResponse()
 
     async def trace_setting(self, request: pb.TraceSettingRequest) -> pb.TraceSettingResponse:
-        """Change and read which requests are traced. Raises InvalidRequest, and Unavailable without model control."""
+        """Change and read which requests are traced. Raises InvalidRequest, and NotOffered without model control."""
         self._settings_controlled(bool(request.settings))
         if request.model_name and request.model_name not in self._catalog.entries:
             raise InvalidRequest(
@@ -170,7 +170,7 @@ class Administration:
         return response
 
     async def log_settings(self, request: pb.LogSettingsRequest) -> pb.LogSettingsResponse:
-        """Change and read the settings of the log. Raises InvalidRequest, and Unavailable without model control."""
+        """Change and read the settings of the log. Raises InvalidRequest, and NotOffered without model control."""
         self._settings_controlled(bool(request.settings))
         self._logs.update(request.settings)
         response = pb.LogSettingsResponse()

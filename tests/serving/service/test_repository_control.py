@@ -8,6 +8,7 @@ import grpc
 import numpy as np
 import pytest
 
+from normfold import Client, ClientError
 from normfold.protos import grpc_service as pb
 from normfold.serving.catalog.trust import UNCHECKED
 
@@ -170,3 +171,26 @@ def test_without_model_control_nothing_is_loaded_or_unloaded(serve, repository, 
             assert "not allowed: start the server with --model-control explicit, or send it SIGHUP after" in words
         assert index(one)["m", "2"][0] == "READY"
         assert index(one)["nb", ""] == ("", "")
+
+
+def failed(server) -> int:
+    """How many loads have failed."""
+    rows = server.server.snapshots.failed_calls()
+    return sum(row.count for row in rows if row.method.endswith("RepositoryModelLoad"))
+
+
+def test_clients_do_not_send_again_what_the_server_does_not_offer(serve, repository, ask):
+    """They sent it three times: UNAVAILABLE, the status that Triton gives it, means that another try may help."""
+    with serve(repository, model_control="none", load_models=("m",)) as one:
+        for method, request in (
+            ("RepositoryModelLoad", pb.RepositoryModelLoadRequest(model_name="m")),
+            ("LogSettings", pb.LogSettingsRequest(settings={"log_info": {"bool_param": False}})),
+        ):
+            with pytest.raises(grpc.RpcError) as caught:
+                one.call(method, request)
+            assert caught.value.code() is S.UNAVAILABLE
+            assert dict(caught.value.trailing_metadata())["grpc-retry-pushback-ms"] == "-1"
+        before = failed(one)
+        with Client(one.server.address) as client, pytest.raises(ClientError, match="not allowed"):
+            client.load("m")
+        assert failed(one) == before + 1
