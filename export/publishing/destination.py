@@ -130,7 +130,15 @@ def replaces_model(destination: Destination, model_files: Mapping[str, bytes]) -
 
 
 def _refuse_unknown(destination: Destination) -> None:
-    """Raise PublishError where versions are there without a configuration."""
+    """Raise PublishError where versions, or files that are no model's, are there without a configuration."""
+    directory = destination.directory
+    names = sorted(p.name for p in directory.iterdir() if not p.name.startswith(".")) if directory.is_dir() else []
+    if names and not _versions(directory):
+        more = f" and {len(names) - 1} more" if names[1:] else ""
+        raise PublishError(
+            f"'{directory}' is no model's directory: it holds '{names[0]}'{more} but no config.pbtxt; publish under "
+            "another --name"
+        )
     if others := destination.others:
         raise PublishError(
             f"'{destination.directory}' holds {_listed(others)} but no config.pbtxt, and that of this export "

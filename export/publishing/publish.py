@@ -104,19 +104,17 @@ def _publish_version(destination: Destination, publication: Publication) -> Path
     repository, directory = destination.repository, destination.directory
     target = directory / str(destination.number)
     refuse_existing(destination)
-    whole = replaces_model(destination, publication.model_files)
-    files = publication.model_files if whole else changed_files(directory, publication.model_files)
+    new = publication.model_files
+    files = new if replaces_model(destination, new) else changed_files(directory, new)
     if files:
         with _staging(repository, directory, target) as staging:
-            if not whole:
-                _link_all(directory, staging, {target.name, *files})
+            _link_all(directory, staging, {target.name, *files})
             for name, content in files.items():
                 write_new(staging / name, content, like=directory / name)
             _write_version(staging / target.name, publication.version_files)
             _sync_directory(staging)
             exchange(staging, directory)
-            if not whole:
-                _move_new(staging, directory)
+            _move_new(staging, directory)
             _sync_directory(repository)
         return target
     with _staging(directory, target, target) as staging:

@@ -100,6 +100,9 @@ def test_a_config_that_is_missing_or_cannot_be_read_is_said_as_such(repository: 
     path.unlink()
     with pytest.raises(PublishError, match=r"holds version 1 but no config\.pbtxt"):
         check(repository)
+    (repository / "net" / "1").rename(repository / "net" / "weights")
+    with pytest.raises(PublishError, match=r"net' is no model's directory: it holds 'weights' but no config\.pbtxt"):
+        check(repository)
 
 
 def test_other_outputs_are_listed_when_they_are_known(repository: Path) -> None:

@@ -112,6 +112,38 @@ def test_other_inputs_under_a_name_in_use_are_refused_line_by_line_unless_only_t
     assert b"dims: 4" in (tmp_path / "net" / "config.pbtxt").read_bytes()
 
 
+def test_a_replaced_model_keeps_the_files_that_no_export_wrote(tmp_path: Path) -> None:
+    publish(tmp_path, publication())
+    (tmp_path / "net" / "README.md").write_text("how it was trained")
+    (tmp_path / "net" / "warmup").mkdir()
+    (tmp_path / "net" / "warmup" / "x").write_bytes(b"data")
+    changed = Publication("net", {"config.pbtxt": config("x=FP32[N,4,L]")}, {"model.onnx": b"new"})
+    publish(tmp_path, changed, version=1, overwrite=True)
+    assert whole(tmp_path / "net" / "1") == {"model.onnx": b"new"}
+    assert (tmp_path / "net" / "README.md").read_text() == "how it was trained"
+    assert (tmp_path / "net" / "warmup" / "x").read_bytes() == b"data"
+    assert sorted(p.name for p in (tmp_path / "net").iterdir()) == ["1", "README.md", "config.pbtxt", "warmup"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["net"]
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_folder_that_is_no_model_is_refused_and_kept(tmp_path: Path, overwrite: bool) -> None:
+    (tmp_path / "net").mkdir()
+    (tmp_path / "net" / "network.py").write_text("class Net: ...")
+    (tmp_path / "net" / "train.py").write_text("")
+    with pytest.raises(PublishError, match=r"no model's directory: it holds 'network\.py' and 1 more but no config"):
+        publish(tmp_path, publication(), version=1, overwrite=overwrite)
+    assert sorted(p.name for p in (tmp_path / "net").iterdir()) == ["network.py", "train.py"]
+    assert (tmp_path / "net" / "network.py").read_text() == "class Net: ..."
+
+
+def test_a_folder_that_is_empty_but_for_hidden_files_becomes_the_model_and_keeps_them(tmp_path: Path) -> None:
+    (tmp_path / "net").mkdir()
+    (tmp_path / "net" / ".gitkeep").write_text("")
+    publish(tmp_path, publication())
+    assert sorted(p.name for p in (tmp_path / "net").iterdir()) == [".gitkeep", "1", "config.pbtxt"]
+
+
 def labelled(content: bytes, labels: bytes) -> Publication:
     """A version whose output 'y' has labels."""
     outputs = (OutputSpec("y", by_name("FP32"), ("N", 2)),)
