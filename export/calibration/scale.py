@@ -172,7 +172,7 @@ def _sentence(layer: str, kind: str, rows: Sequence[tuple[str, float]], total: i
     factor = float(np.median([factor for _, factor in rows]))
     if kind == "off":
         what = f"{verb} {factor:.0f} standard deviations away from the training data"
-    elif factor > 1e6:
+    elif kind == "small" and factor > 1e6:
         what = f"{verb} as if {'they were' if len(rows) > 1 else 'it was'} all zero"
     else:
         what = f"{verb} {_round(factor)} times too {kind}"

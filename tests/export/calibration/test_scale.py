@@ -46,7 +46,12 @@ def test_data_like_the_training_data_raise_no_alarm(trained: bytes, seed: int) -
 
 @pytest.mark.parametrize(
     ("factor", "what"),
-    [(0.01, "00 times too small"), (100.0, "0 times too large"), (0.0, "as if it was all zero")],
+    [
+        (0.01, "00 times too small"),
+        (100.0, "0 times too large"),
+        (1e9, ",000,000 times too large"),
+        (0.0, "as if it was all zero"),
+    ],
 )
 def test_one_row_in_other_units_is_named_with_the_factor_and_the_layer(
     trained: bytes, factor: float, what: str
