@@ -21,7 +21,7 @@ from normfold.export.forms.int8 import named, quantized
 from normfold.export.forms.ranges import with_outputs
 from normfold.export.graphs.runtime import Runtime
 
-__all__ = ["BUDGET", "LINEAR", "Group", "cheap_to_keep", "groups_of", "keeping"]
+__all__ = ["BUDGET", "LINEAR", "Group", "cheap_to_keep", "difference", "groups_of", "keeping"]
 
 Arrays = Mapping[str, NDArray[Any]]
 LINEAR = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
@@ -137,5 +137,11 @@ def _alone(
         for output, y in run(x).items():
             scale = float(np.abs(exact[output]).max(initial=0.0)) if y.dtype.kind == "f" else 0.0
             if scale > 0:
-                largest = max(largest, float(np.abs(y - exact[output]).max()) / scale)
+                largest = max(largest, difference(y, exact[output]) / scale)
     return largest
+
+
+def difference(found: NDArray[Any], exact: NDArray[Any]) -> float:
+    """Return the largest difference of two arrays; infinity where one of them is NaN."""
+    largest = float(np.abs(found - exact).max(initial=0.0))
+    return largest if largest >= 0 else float("inf")

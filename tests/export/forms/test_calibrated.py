@@ -149,3 +149,8 @@ def test_a_tenth_of_the_work_stays_in_float32_where_it_takes_most_error_away() -
     assert cheap_to_keep([first, second, large, small]) == ("a", "b")
     assert cheap_to_keep([Group(("a",), 0.05, 0.5)]) == (), "a network of one group would be no int8"
     assert keeping([large, first, second, small], ("a", "b")) == [("a", "b", "d"), ("a", "b", "d", "c")]
+
+
+def test_an_answer_of_nan_is_the_largest_error_not_none() -> None:
+    exact, nan = ([{"y": np.float32([1, last])}, {"y": np.float32([1, 2])}] for last in (2, np.nan))
+    assert error_between(exact, nan) == np.inf

@@ -133,3 +133,12 @@ def test_a_single_operator_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_nothing_is_logged_by_the_quantizers_sessions(capfd: pytest.CaptureFixture[str]) -> None:
     quantized(network(sensitive=3), [rows(1)[0].inputs], only=["layer0"])
     assert capfd.readouterr().err == ""
+
+
+def test_an_operator_whose_int8_makes_nan_of_an_answer_loses_most() -> None:
+    text = """<ir_version: 9, opset_import: ["" : 17]>
+    g (float[N, 1, L] x) => (float[N, 1, L] y) { a = Conv (x, W)  y = Div (a, a) }"""
+    model = parser.parse_model(text)
+    model.graph.initializer.append(numpy_helper.from_array(np.ones((1, 1, 1), np.float32), "W"))
+    (group,) = groups_of(model.SerializeToString(), [{"x": np.float32([[[1, 1e-6]]])}])  # 1e-6 becomes 0, and 0 / 0
+    assert group.moved == np.inf
