@@ -57,6 +57,13 @@ class Constants:
                     self._known[top] = self._in_float64(self._evaluate(top))
         return self._known[value]
 
+    def side(self, node: ir.Node) -> bool | None:
+        """Return the side that an If takes whatever the inputs are; None where they decide, and for other nodes."""
+        if node.op_type != "If" or node.domain not in STANDARD:
+            return None
+        condition = self.get(node.inputs[0])
+        return None if condition is None or condition.size != 1 else bool(condition.item())
+
     def integers(self, value: ir.Value | None) -> list[int | None] | None:
         """Return a vector of integers, None for each computed one; None for the whole where its length is unknown."""
         whole = self.get(value)

@@ -19,12 +19,10 @@ def take_branches(model: ir.Model) -> int:
     constants = Constants(graph, opset)
     count = 0
     for node in list(graph):
-        if node.op_type != "If" or node.domain not in ("", "ai.onnx"):
+        side = constants.side(node)
+        if side is None:
             continue
-        condition = constants.get(node.inputs[0])
-        if condition is None or condition.size != 1:
-            continue
-        taken, left = ("then_branch", "else_branch") if condition.item() else ("else_branch", "then_branch")
+        taken, left = ("then_branch", "else_branch") if side else ("else_branch", "then_branch")
         _inline(node.attributes[taken].as_graph(), node, graph)
         for inner in node.attributes[left].as_graph().all_nodes():  # this drops its uses of the outer graph
             for index in range(len(inner.inputs)):

@@ -157,3 +157,43 @@ def test_a_branch_that_does_not_run_on_the_inputs_is_named() -> None:
     (note,) = proof.notes
     assert note.startswith("no input of the proof takes the then branch of 'If_1', and it was not proved (")
     assert proof.of(both.exact, Verification((), "", ())) == Verification((), "", ())
+
+
+#: The If that TorchScript's exporter writes for squeeze(2): whether the axis has one entry follows from the shapes.
+SQUEEZE = """(float[N, 3, L] x) => (float[N, 8] y) {
+    c = Conv (x, w)
+    b = BN(c, n)
+    p = GlobalAveragePool (b)
+    s = Shape (p)
+    k = Gather (s, two)
+    one_entry = Equal (k, one)
+    y = If (one_entry) <
+        then_branch = t () => (float[N, 8] q) { q = Squeeze (p, axis) },
+        else_branch = e () => (float[N, 8, 1] r) { r = Identity (p) }
+    >
+}"""
+
+
+def test_the_side_that_no_input_can_take_is_not_compared_and_the_file_is_folded(tmp_path: Path) -> None:
+    held = {"w": weights(8, 3, 3), "one": np.int64(1), "two": np.int64(2), "axis": np.int64([2])}
+    source = tmp_path / "net.onnx"
+    source.write_bytes(graph(SQUEEZE, **held, **norm("n", 8)).SerializeToString())
+    report = fold_file(source, tmp_path / "out.onnx", variant="folded")
+    assert report.folding.batchnorms_after == 0
+    assert not [note for note in report.notes if "branch" in note]
+    assert "If" not in {node.op_type for node in onnx.load(tmp_path / "out.onnx").graph.node}
+
+
+def test_a_branch_within_one_that_is_always_taken_is_named_as_not_proved(tmp_path: Path) -> None:
+    source = tmp_path / "net.onnx"
+    always = model()
+    (switch,) = [node for node in always.graph.node if node.op_type == "Equal"]
+    switch.input[0] = "zero"  # 0 == 16000: always the side with an If of its own
+    source.write_bytes(always.SerializeToString())
+    report = fold_file(source, tmp_path / "out.onnx", variant="folded")
+    assert report.folding.batchnorms_after == 0
+    notes = [note for note in report.notes if "it was not proved" in note]
+    assert [note.split(" branch")[0] for note in notes] == [
+        f"no input of the proof takes the {side}" for side in ("then", "else")
+    ]
+    assert all("inside of an If with a constant condition" in note for note in notes)
