@@ -19,7 +19,7 @@ from pathlib import Path
 
 from normfold.export.publishing.destination import Destination
 
-__all__ = ["exchange", "put_back", "remove_stale"]
+__all__ = ["exchange", "put_back", "remove", "remove_stale"]
 
 #: A ``.tmp-`` directory of a killed export is removed when it is older than this.
 STALE_SECONDS = 3600
@@ -75,8 +75,17 @@ def remove_stale(directory: Path) -> None:
         if _ASIDE.fullmatch(path.name) and not ((target := _target(path)) and target.exists()):
             continue
         with suppress(OSError):
-            if time.time() - path.stat().st_mtime > STALE_SECONDS:
-                shutil.rmtree(path, ignore_errors=True)
+            if time.time() - path.lstat().st_mtime > STALE_SECONDS:
+                remove(path)
+
+
+def remove(path: Path) -> None:
+    """Remove a directory, or the link or file that stood in its place, as far as the system allows."""
+    with suppress(OSError):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink()
 
 
 def _target(aside: Path) -> Path | None:

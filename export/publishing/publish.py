@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from normfold.export.errors import PublishError
-from normfold.export.publishing.aside import exchange, put_back, remove_stale
+from normfold.export.publishing.aside import exchange, put_back, remove, remove_stale
 from normfold.export.publishing.destination import Destination, check_name, refuse_existing, replaces_model
 from normfold.export.publishing.kept import changed_files
 from normfold.manifest import manifest
@@ -101,21 +101,22 @@ def _publish_model(repository: Path, publication: Publication, version: int) -> 
 
 def _publish_version(destination: Destination, publication: Publication) -> Path:
     """Add a version to an existing model, and change the model's files where it brings others."""
-    repository, directory = destination.repository, destination.directory
+    directory = destination.directory
     target = directory / str(destination.number)
     refuse_existing(destination)
     new = publication.model_files
     files = new if replaces_model(destination, new) else changed_files(directory, new)
     if files:
-        with _staging(repository, directory, target) as staging:
-            _link_all(directory, staging, {target.name, *files})
+        place = directory.resolve()  # a link to a model stays, and what it leads to is changed
+        with _staging(place.parent, place, target) as staging:
+            _link_all(place, staging, {target.name, *files})
             for name, content in files.items():
                 write_new(staging / name, content, like=directory / name)
             _write_version(staging / target.name, publication.version_files)
             _sync_directory(staging)
-            exchange(staging, directory)
-            _move_new(staging, directory)
-            _sync_directory(repository)
+            exchange(staging, place)
+            _move_new(staging, place)
+            _sync_directory(place.parent)
         return target
     with _staging(directory, target, target) as staging:
         _write_version(staging, publication.version_files)
@@ -169,7 +170,7 @@ def _staging(parent: Path, place: Path, version: Path) -> Iterator[Path]:
         try:
             yield path
         finally:  # after an exchange this is the old version, after an error the incomplete new one
-            shutil.rmtree(path, ignore_errors=True)
+            remove(path)
     except KeyboardInterrupt as stop:
         with suppress(OSError):
             if os.path.samestat(written, place.stat()):

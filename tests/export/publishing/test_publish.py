@@ -174,6 +174,31 @@ def test_a_new_version_changes_the_labels_of_the_model_and_leaves_everything_els
     assert sorted(p.name for p in tmp_path.iterdir()) == ["net"]
 
 
+def test_a_link_to_a_model_stays_a_link_and_the_model_behind_it_changes(tmp_path: Path) -> None:
+    publish(tmp_path / "shelf", publication(b"old"))
+    (tmp_path / "repository").mkdir()
+    (tmp_path / "repository" / "net").symlink_to(tmp_path / "shelf" / "net")
+    path = publish(tmp_path / "repository", labelled(b"new", b"a\nb\n"))
+    assert path == tmp_path / "repository" / "net" / "2"
+    assert whole(path) == {"model.onnx": b"new"}
+    assert sorted(p.name for p in (tmp_path / "shelf" / "net").iterdir()) == ["1", "2", "config.pbtxt", "labels.txt"]
+    assert (tmp_path / "repository" / "net").is_symlink()
+    assert [p.name for folder in ("shelf", "repository") for p in (tmp_path / folder).iterdir()] == ["net", "net"]
+
+
+@pytest.mark.parametrize("what", ["link", "file"])
+def test_a_link_or_a_file_in_the_place_of_a_version_is_replaced_and_gone(tmp_path: Path, what: str) -> None:
+    publish(tmp_path / "repository", publication(b"old"))
+    version = tmp_path / "repository" / "net" / "1"
+    version.rename(tmp_path / "behind")
+    version.symlink_to(tmp_path / "behind") if what == "link" else version.write_bytes(b"")
+    publish(tmp_path / "repository", publication(b"new"), version=1, overwrite=True)
+    assert whole(version)["model.onnx"] == b"new"
+    assert not version.is_symlink()
+    assert whole(tmp_path / "behind")["model.onnx"] == b"old"
+    assert sorted(p.name for p in version.parent.iterdir()) == ["1", "config.pbtxt"]
+
+
 @pytest.fixture
 def unlocked(monkeypatch: pytest.MonkeyPatch) -> None:
     """A file system that cannot lock a directory."""
