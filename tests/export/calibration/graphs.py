@@ -29,13 +29,14 @@ g (float[N, 3, L] x) => (float[N, 4] y) {
 SHAPES = {"W1": (8, 3, 3), "B1": (8,), "W2": (6, 8, 3), "B2": (6,), "W3": (4, 6), "B3": (4,)}
 
 
-def book(data: NDArray[np.float32] | None = None, gamma: float = 1.0) -> bytes:
+def book(data: NDArray[np.float32] | None = None, gamma: float = 1.0, bias: float = 0.0) -> bytes:
     """The network with the statistics of ``data``, or with those that a BatchNorm begins with.
 
-    Every second gamma is ``gamma``, the others 1.
+    Every second gamma is ``gamma``, the others 1. ``bias`` is added to the biases of the first convolution.
     """
     rng = np.random.default_rng(0)
     held = {n: (rng.standard_normal(s) / np.sqrt(np.prod(s[1:]) or 1)).astype(np.float32) for n, s in SHAPES.items()}
+    held["B1"] += np.float32(bias)
     for number, channels in ((1, 8), (2, 6)):
         held[f"gamma{number}"] = np.float32([1, gamma] * (channels // 2))
         held[f"beta{number}"] = (0.3 * rng.standard_normal(channels)).astype(np.float32)

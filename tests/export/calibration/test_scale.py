@@ -82,6 +82,14 @@ def test_data_around_another_mean_are_named_by_their_distance() -> None:
     assert re.search(r"looks \d+ standard deviations away from the training data at layer 'bn1'", sentence)
 
 
+def test_what_a_bias_adds_is_no_part_of_the_scale() -> None:
+    graph = book(series(256, 0), bias=50.0)
+    assert said(graph, series(100, 10)) == ()
+    for factor, what in ((0.01, "too small"), (30.0, "too large")):
+        (sentence,) = said(graph, np.float32(factor) * series(1, 20))
+        assert re.search(rf"looks about \d+ times {what} at layer 'bn1'", sentence)
+
+
 def test_an_input_of_integers_has_no_zero_to_compare_with_and_is_judged_by_its_distance() -> None:
     text = """<ir_version: 8, opset_import: ["" : 18]>
     g (int64[N, L] x) => (float[N, 2, L] y) {

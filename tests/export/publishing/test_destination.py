@@ -147,12 +147,15 @@ def test_a_policy_that_will_not_serve_the_new_version_is_said(
     assert (re.search(said, notes) is not None) if said else notes == ""
 
 
-def test_without_a_policy_only_the_highest_version_is_served(repository: Path) -> None:
+def test_without_a_policy_only_the_highest_version_is_served_and_with_all_every_one(repository: Path) -> None:
     publish(repository, Publication("net", files(), {"model.onnx": b"graph"}), version=7)
     (note,) = kept_notes(Destination(repository, "net", 3), files(), parse_inputs([USUAL]))
     assert note.startswith("version 3 will not be served")
     assert re.search(r"normfold use \S+ 3 --repository ", note)
     assert "chooses 7 of the versions" in note
+    with (repository / "net" / "config.pbtxt").open("a") as file:
+        file.write("version_policy { all {} }\n")
+    assert kept_notes(Destination(repository, "net", 3), files(), parse_inputs([USUAL])) == ()
 
 
 def test_labels_that_change_for_every_version_are_said(repository: Path) -> None:

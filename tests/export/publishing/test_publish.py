@@ -469,12 +469,17 @@ def test_the_config_says_what_a_server_needs_in_tritons_words() -> None:
     assert re.search(r"data_type: TYPE_FP32", text)
 
 
-def test_without_a_common_batch_dimension_there_is_no_batching() -> None:
-    for inputs, dims in (("x=FP32[3,L]", ("L",)), ("x=FP32[N,3]", (2,))):
-        text = render_config(
-            "net", parse_inputs([inputs]), (OutputSpec("y", by_name("FP32"), dims),), None, {"L": 4, "N": 2}
-        )
-        parsed = parse_config(text)
+def test_without_a_common_batch_dimension_every_dimension_is_named_and_there_is_no_batching() -> None:
+    for inputs, output, dims, warm in (
+        ("x=FP32[3,L]", ("L",), [3, -1], [3, 4]),
+        ("x=INT64[N,3]", (2,), [-1, 3], [2, 3]),
+    ):
+        outputs = (OutputSpec("y", by_name("FP32"), output),)
+        parsed = parse_config(render_config("net", parse_inputs([inputs]), outputs, None, {"L": 4, "N": 2}))
         assert parsed.max_batch_size == 0
         assert not parsed.HasField("dynamic_batching")
-        assert list(parsed.input[0].dims)[-1] in (-1, 3)
+        assert list(parsed.input[0].dims) == dims
+        (warm_up,) = parsed.model_warmup
+        assert (warm_up.name, warm_up.batch_size, list(warm_up.inputs["x"].dims)) == ("one request", 1, warm)
+        # A random index could be outside of an embedding.
+        assert warm_up.inputs["x"].WhichOneof("input_data_type") == ("zero_data" if "INT" in inputs else "random_data")
