@@ -114,9 +114,9 @@ class BlockSplits:
                 return joined
         return None
 
-    def add(self, blocks: Any, rest: Any, **given: Any) -> Tensor | None:
+    def add(self, *terms: Any, **given: Any) -> Tensor | None:
         """Return the sum of the results of all blocks; None for every other sum."""
-        joined = self.join((blocks, rest), 0, stacked=True, **given) if self._cuts else None
+        joined = self.join(terms, 0, stacked=True, **given) if self._cuts else None
         return None if joined is None else joined.sum(0)
 
 

@@ -38,10 +38,11 @@ class DynamicMaxPool(TorchFunctionMode):
         if func in (torch.max_pool1d, F.max_pool1d) and not kwargs.get("return_indices") and len(args) < 7:
             kwargs.pop("return_indices", None)
             return _max_pool1d(*args, **kwargs)
-        if func in (torch.adaptive_max_pool1d, F.adaptive_max_pool1d) and not kwargs.get("return_indices"):
-            output = args[1] if len(args) > 1 else kwargs["output_size"]
-            if len(args) < 3 and output in (1, (1,), [1]):
-                return args[0].amax(-1, keepdim=True)
+        adaptive = func in (torch.adaptive_max_pool1d, F.adaptive_max_pool1d) and not kwargs.get("return_indices")
+        if adaptive and len(args) < 3:
+            input, output = (*args, *(kwargs[name] for name in ("input", "output_size")[len(args) :]))
+            if output in (1, (1,), [1]):
+                return input.amax(-1, keepdim=True)
         return func(*args, **kwargs)
 
 

@@ -92,7 +92,7 @@ def _adaptive_pool(axes: int, largest: bool) -> Callable[..., Tensor | None]:
 
     def pool(input: Tensor, output_size: Any, return_indices: bool = False) -> Tensor | None:
         wanted = _each(output_size, axes)
-        if return_indices or not _is_dynamic(input.shape[-axes:]) or wanted == (1,) * axes:
+        if return_indices or not _is_dynamic(input.shape[-axes:]) or _is_dynamic(wanted) or wanted == (1,) * axes:
             return None
         if axes == 2 and wanted[0] is not None:
             input = window_pool(input.transpose(-2, -1), wanted[0], largest).transpose(-2, -1)
@@ -110,8 +110,10 @@ def _chunk(input: Tensor, chunks: int, dim: int = 0) -> tuple[Tensor, ...] | Non
     return (*(_slice(input, dim, i * each, (i + 1) * each) for i in range(chunks - 1)), _slice(input, dim, last, size))
 
 
-def _tensor_split(input: Tensor, indices_or_sections: Any, dim: int = 0) -> tuple[Tensor, ...] | None:
-    size, sections = input.shape[dim], indices_or_sections
+def _tensor_split(
+    input: Tensor, indices_or_sections: Any = None, dim: int = 0, *, sections: Any = None, indices: Any = None
+) -> tuple[Tensor, ...] | None:
+    size, sections = input.shape[dim], indices_or_sections if sections is None else sections
     if not _is_dynamic([size]) or not isinstance(sections, int):
         return None
     pieces, start = [], 0

@@ -115,6 +115,31 @@ def test_a_length_that_is_pooled_whole_or_cut_into_a_fixed_number_of_pieces_stay
     agrees(network, captured(network), (2, 3, 18), (1, 3, 5), (3, 3, 19), (4, 3, 43))
 
 
+def named(x: Tensor) -> tuple[Tensor, ...]:
+    """Calls that the capture replaces, with named arguments."""
+    return (
+        F.adaptive_max_pool1d(input=x, output_size=1),
+        F.adaptive_max_pool1d(x, output_size=1),
+        F.adaptive_avg_pool1d(input=x, output_size=2),
+        F.max_pool1d(input=x, kernel_size=x.shape[-1]),
+        *torch.tensor_split(x, sections=3, dim=-1),
+        *torch.chunk(input=x, chunks=2, dim=-1),
+        torch.add(input=x, other=x),
+        torch.add(x, other=x),
+        torch.cat(tensors=(x, x), dim=1),
+    )
+
+
+def test_calls_with_named_arguments_are_captured_like_others() -> None:
+    network = Net(named).eval()
+    agrees(network, captured(network), (2, 3, 18), (3, 3, 19), (4, 3, 43))
+
+
+def test_a_pool_to_the_length_of_another_value_is_captured() -> None:
+    network = Net(lambda x: F.adaptive_avg_pool1d(x, F.max_pool1d(x, 2).shape[-1])).eval()
+    agrees(network, captured(network, L=34), (2, 3, 34), (3, 3, 50))
+
+
 def test_a_u_net_that_halves_and_doubles_keeps_its_length_dynamic() -> None:
     class UNet(nn.Module):
         def __init__(self) -> None:
