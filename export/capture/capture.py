@@ -37,6 +37,7 @@ from normfold.export.capture.named_network import NamedNetwork, named_outputs
 from normfold.export.capture.number_types import as_floats_where_mixed
 from normfold.export.capture.pieces import DynamicPieces
 from normfold.export.capture.recurrent import TRANSLATIONS, WholeRecurrence
+from normfold.export.capture.resizing import RESIZING, as_exact_resizes
 from normfold.export.capture.running_statistics import as_batch_norms
 from normfold.export.capture.settled import WritesLeftOut, moves_on, own_copies
 from normfold.export.capture.tidy import name_dimensions, tidy
@@ -123,6 +124,7 @@ def program_to_graph(
     """Return an exported program as an ONNX graph whose inputs, outputs and dimensions have the given names."""
     as_floats_where_mixed(program)
     as_batch_norms(program)
+    as_exact_resizes(program)
     with torch.no_grad(), _quiet():
         try:
             onnx_program = torch.onnx.export(
@@ -133,7 +135,7 @@ def program_to_graph(
                 input_names=[s.name for s in specs],
                 verbose=False,
                 external_data=False,
-                custom_translation_table={**TRANSLATIONS, **WINDOW_POOL, **BLOCKS, **LACKING},
+                custom_translation_table={**TRANSLATIONS, **WINDOW_POOL, **BLOCKS, **LACKING, **RESIZING},
             )
         except Exception as error:
             raise CaptureError(capture_errors.translate(error, program)) from error
