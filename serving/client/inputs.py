@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -77,6 +78,8 @@ def as_declared(name: str, value: Any, declared: str) -> tuple[Array, Datatype]:
         return _bytes(name, array), datatype
     if declared == "BF16":
         raise ValueError(f"input {name!r} is BF16: give an array with the dtype ml_dtypes.bfloat16 (a .npy file)")
+    if datatype.dtype.kind in "iu" and array.dtype.kind in "fO" and (integers := _integers(value)) is not None:
+        return _within(name, integers, datatype), datatype
     if array.dtype.kind == "O":
         _bytes(name, array)  # raises, except for text
     if array.dtype.kind not in "biuf":
@@ -136,6 +139,26 @@ def _read(name: str, value: Any) -> Array:
         raise ValueError(f"input {name!r} is not an array: its rows have different lengths; pad them") from None
     except (TypeError, RuntimeError) as error:  # torch's, for a tensor on a GPU or one with a gradient
         raise ValueError(f"input {name!r} cannot be read as an array: {error}") from None
+
+
+def _integers(value: Any) -> Array | None:
+    """``value``, which has no dtype, as Python's integers; None where it has one, or holds anything else.
+
+    NumPy makes floats of integers on both sides of 2**63, and rounds them.
+    """
+    if hasattr(value, "dtype"):
+        return None
+    array = np.asarray(value, object)
+    return array if all(isinstance(element, Integral) for element in array.flat) else None
+
+
+def _within(name: str, integers: Array, datatype: Datatype) -> Array:
+    """``integers`` of Python in ``datatype``. Raises ValueError for one that does not fit."""
+    bounds = np.iinfo(datatype.dtype)
+    for element in integers.flat:
+        if not bounds.min <= int(element) <= bounds.max:
+            raise ValueError(f"input {name!r} is not {datatype.name}: it holds {element}")
+    return integers.astype(datatype.dtype)
 
 
 def _bytes(name: str, array: Array) -> Array:

@@ -29,6 +29,12 @@ def test_numbers_get_the_models_datatype(value, datatype, dtype):
     np.testing.assert_array_equal(array, np.asarray(value).astype(dtype))
 
 
+@pytest.mark.parametrize("value", [[2**63 + 5, 7], [[2**64 - 1], [0]], [np.uint64(2**63 + 5), 7], [True, 2**63 + 1]])
+def test_integers_on_both_sides_of_2_to_the_63_are_sent_as_they_are(value):
+    """NumPy makes floats of them."""
+    assert as_declared("x", value, "UINT64")[0].tolist() == np.asarray(value, object).tolist()
+
+
 @pytest.mark.parametrize(
     ("value", "datatype", "said"),
     [
@@ -38,6 +44,10 @@ def test_numbers_get_the_models_datatype(value, datatype, dtype):
         ([0, 2], "BOOL", "is not BOOL: it holds 2"),
         ([1, 1e6], "FP16", "is not FP16: it holds 1000000.0"),
         ([float("nan")], "INT64", "is not INT64: it holds nan"),
+        ([1, 2**64], "UINT64", f"is not UINT64: it holds {2**64}"),
+        ([[-1], [2**63]], "UINT64", "is not UINT64: it holds -1"),
+        ([-1, 2**63], "INT64", f"is not INT64: it holds {2**63}"),
+        ([1.5, 2**63], "UINT64", "is not UINT64: it holds 1.5"),
         ([1j], "FP32", "is not FP32: it holds complex numbers"),
         (["1"], "FP32", "is not FP32: it holds text"),
         ([None, 1], "FP32", r"holds None \(null\)"),
