@@ -92,7 +92,7 @@ def by_dtype(dtype: np.dtype[Any] | type) -> Datatype:
     dtype = np.dtype(dtype)
     if (known := _BY_DTYPE.get(dtype)) is not None:  # the name of a dtype, below, takes NumPy far longer
         return known
-    if dtype.kind in "SU":
+    if dtype.kind in "SUT":  # T: NumPy's StringDType
         return _BY_NAME["BYTES"]
     if dtype.name == "bfloat16":  # the type of the package ml_dtypes
         return _BY_NAME["BF16"]

@@ -73,7 +73,7 @@ def as_declared(name: str, value: Any, declared: str) -> tuple[Array, Datatype]:
     """
     datatype, array = by_name(declared), _read(name, value)
     if declared == "BYTES":
-        if array.dtype.kind not in "SUO" and array.size:  # an empty list has no text from which to know it
+        if array.dtype.kind not in "SUTO" and array.size:  # an empty list has no text from which to know it
             raise ValueError(f"input {name!r} is text (BYTES), not numbers")
         return _bytes(name, array), datatype
     if declared == "BF16":

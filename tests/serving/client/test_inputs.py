@@ -82,6 +82,14 @@ def test_text_keeps_every_nul(value, sent):
         assert (array.tolist(), array.dtype, datatype.name) == (sent, object, "BYTES")
 
 
+@pytest.mark.skipif(not hasattr(np.dtypes, "StringDType"), reason="NumPy 1 has no such type")
+def test_numpys_own_type_of_text_is_sent_as_text():
+    array = np.array([["é", "b\0c"], ["", "d"]], np.dtypes.StringDType())
+    sent = [["é".encode(), b"b\0c"], [b"", b"d"]]
+    for read, datatype in (as_given("x", array), as_declared("x", array, "BYTES"), as_declared("x", [*array], "BYTES")):
+        assert (read.tolist(), read.dtype, datatype.name) == (sent, object, "BYTES")
+
+
 @pytest.mark.parametrize("value", [[], [[], []]])
 def test_an_empty_list_is_text_where_the_model_takes_text(value):
     array, declared = as_declared("x", value, "BYTES")
