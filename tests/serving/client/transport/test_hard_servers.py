@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import re
 import socket
@@ -11,6 +12,7 @@ from http import HTTPStatus
 
 import pytest
 
+from normfold.serving.client.async_client import AsyncClient
 from normfold.serving.client.client import Client, ClientError
 from normfold.serving.client.transport.choice import TRANSPORTS
 from normfold.serving.metrics.port import HttpAnswer, HttpPort
@@ -115,16 +117,29 @@ def test_an_answer_with_ok_and_no_message_is_an_error_by_either_transport(ask, t
     assert failed(ask, greeted(act), transport=transport).code.name == "INTERNAL"
 
 
-def test_a_spoilt_call_leaves_the_connection_to_the_next(ask):
+def test_a_spoilt_call_is_reset_and_leaves_the_connection_to_the_next():
+    resets = []
+
     def spoil(peer: Peer) -> None:
         peer.greet()
-        peer.refuse(peer.request(), 13)
+        peer.data(peer.request(), framed(LIVE))  # data before their headers
+        resets.append(peer.until(h2.RST_STREAM)[2:])
         peer.answer(peer.request())
+        peer.wait_for_end()
 
-    with serving(spoil) as address, pytest.raises(ClientError):
-        ask(address, times=2)
-    with serving(right) as address:
-        assert ask(address, times=3)
+    async def loop(address: str) -> bool:
+        async with AsyncClient(address) as client:
+            with pytest.raises(ClientError, match="data before its headers"):
+                await client.is_live(20)
+            return await client.is_live(20)
+
+    with serving(spoil) as address:
+        with Client(address) as client:
+            with pytest.raises(ClientError, match="data before its headers"):
+                client.is_live(20)
+            assert client.is_live(20)
+        assert asyncio.run(loop(address))
+    assert resets == [(1, h2.PROTOCOL_ERROR.to_bytes(4, "big"))] * 2
 
 
 @pytest.mark.parametrize("status", ["502", "503", "504", "429"])
