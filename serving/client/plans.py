@@ -27,8 +27,8 @@ from normfold.serving.wire.varint import varint
 
 #: The plans of one client; all are forgotten when there would be more.
 LIMIT = 256
-#: The bytes before the size of each raw content: the number of its field << 3 | 2.
-_RAW_INPUT, _RAW_OUTPUT = bytes([7 << 3 | 2]), bytes([6 << 3 | 2])
+#: The byte before the size of each raw content: the number of its field << 3 | 2.
+_RAW_INPUT = bytes([7 << 3 | 2])
 _ID = bytes([3 << 3 | 2])
 #: Longer heads of answers are not kept, in bytes.
 _LONGEST_HEAD = 4096
