@@ -90,6 +90,14 @@ def test_numpys_own_type_of_text_is_sent_as_text():
         assert (read.tolist(), read.dtype, datatype.name) == (sent, object, "BYTES")
 
 
+@pytest.mark.parametrize("part", [np.s_[:], np.s_[::-1, ::2], np.s_[1, 0], np.s_[:0]])
+def test_bfloat16_is_sent_as_its_bits(part):
+    numbers = np.array([[1.0, -2.5, 0.0], [3.0, np.inf, 1e-30]], pytest.importorskip("ml_dtypes").bfloat16)[part]
+    sent, datatype = as_given("x", numbers)
+    assert (datatype.name, sent.dtype) == ("BF16", np.uint16)
+    np.testing.assert_array_equal(sent.astype(np.uint32) << 16, np.array(numbers, np.float32).view(np.uint32))
+
+
 @pytest.mark.parametrize("value", [[], [[], []]])
 def test_an_empty_list_is_text_where_the_model_takes_text(value):
     array, declared = as_declared("x", value, "BYTES")
