@@ -206,16 +206,21 @@ def test_a_cancelled_task_resets_its_call_and_leaves_the_others():
 
 
 INTERRUPTED = """
-import signal, sys, threading
+import sys, threading
 from normfold.serving.client.client import Client
+from normfold.serving.client.transport.blocking import BlockingConnection
+
+def leads(*arguments):
+    print("waits", flush=True)
+    lead(*arguments)
+
 client = Client(sys.argv[1])
-for _ in range(2):
-    try:
-        print("asks", flush=True)
-        client.is_live()
-    except KeyboardInterrupt:
-        print("interrupted", flush=True)
-print(client.is_live(), threading.active_count())
+client.is_live()  # now nothing more comes of the server by itself
+lead, BlockingConnection._lead = BlockingConnection._lead, leads
+try:
+    client.is_live()
+except KeyboardInterrupt:
+    print("interrupted", client.is_live(), threading.active_count())
 """
 
 
@@ -226,18 +231,23 @@ def test_ctrl_c_ends_the_call_at_once_and_the_client_can_be_used_again():
         peer.greet()
         while True:
             asked.append(number := peer.request())
-            if len(asked) <= 2:
-                time.sleep(0.2)  # by then the client waits for the answer
+            if len(asked) == 2:
+                assert "waits\n" in iter(process.stdout.readline, "")
                 process.send_signal(signal.SIGINT)
                 resets.append(peer.until(h2.RST_STREAM)[3])
             else:
                 peer.answer(number)
 
     with serving(handle) as address:
-        process = subprocess.Popen([sys.executable, "-c", INTERRUPTED, address], stdout=subprocess.PIPE, text=True)
-        assert process.communicate(timeout=60)[0].split() == [*("asks", "interrupted") * 2, "True", "1"]
-        wait_until(lambda: len(resets) == 2)
-    assert resets == [h2.CANCEL.to_bytes(4, "big")] * 2
+        arguments = [sys.executable, "-c", INTERRUPTED, address]
+        with subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True) as process:
+            try:
+                assert process.wait(60) == 0
+                assert process.stdout.read().split()[-3:] == ["interrupted", "True", "1"]
+            finally:
+                process.kill()
+        wait_until(lambda: resets)
+    assert resets == [h2.CANCEL.to_bytes(4, "big")]
 
 
 def test_the_lead_passes_on_when_the_leaders_deadline_ends():
