@@ -124,7 +124,8 @@ def _only(metadata: ModelMetadata) -> str:
 
 
 def _read(name: str, value: Any) -> Array:
-    if isinstance(value, np.ma.MaskedArray):
+    rows = value if isinstance(value, (list, tuple)) else [value]
+    if any(isinstance(row, np.ma.MaskedArray) for row in rows):
         raise ValueError(f"input {name!r} is a masked array, and a mask cannot be sent; fill it: x.filled(0)")
     try:
         array = np.asarray(value)

@@ -50,6 +50,7 @@ def test_integers_on_both_sides_of_2_to_the_63_are_sent_as_they_are(value):
         ([1.5, 2**63], "UINT64", "is not UINT64: it holds 1.5"),
         ([1j], "FP32", "is not FP32: it holds complex numbers"),
         (["1"], "FP32", "is not FP32: it holds text"),
+        ([np.ma.masked_equal([1.0, 2.0], 2), [3.0, 4.0]], "FP32", r"masked array.*x\.filled\(0\)"),
         ([None, 1], "FP32", r"holds None \(null\)"),
         ([1, 2], "BYTES", "is text"),
         ([1], "BF16", "ml_dtypes.bfloat16"),
