@@ -83,7 +83,7 @@ def as_declared(name: str, value: Any, declared: str) -> tuple[Array, Datatype]:
     if array.dtype.kind == "O":
         _bytes(name, array)  # raises, except for text
     if array.dtype.kind not in "biuf":
-        held = "complex numbers" if array.dtype.kind == "c" else "text"
+        held = {"c": "complex numbers", "M": str(array.dtype), "m": str(array.dtype)}.get(array.dtype.kind, "text")
         raise ValueError(f"input {name!r} is not {declared}: it holds {held}")
     with np.errstate(all="ignore"):
         cast = array.astype(datatype.dtype)

@@ -51,6 +51,8 @@ def test_integers_on_both_sides_of_2_to_the_63_are_sent_as_they_are(value):
         ([1j], "FP32", "is not FP32: it holds complex numbers"),
         (["1"], "FP32", "is not FP32: it holds text"),
         ([np.ma.masked_equal([1.0, 2.0], 2), [3.0, 4.0]], "FP32", r"masked array.*x\.filled\(0\)"),
+        ([np.datetime64("2026-01-01")], "INT64", r"is not INT64: it holds datetime64\[D\]"),
+        ([np.timedelta64(3, "s")], "INT64", r"is not INT64: it holds timedelta64\[s\]"),
         ([None, 1], "FP32", r"holds None \(null\)"),
         ([1, 2], "BYTES", "is text"),
         ([1], "BF16", "ml_dtypes.bfloat16"),
