@@ -16,6 +16,8 @@ from normfold.serving.client.metadata import ModelMetadata
 Array = NDArray[Any]
 Inputs = ArrayLike | Mapping[str, ArrayLike]
 
+#: The files of NumPy keep bfloat16 as two bytes without a type.
+SAVED_BFLOAT16 = np.dtype("V2")
 #: The most inputs of a model that a message lists.
 _SHOWN = 8
 
@@ -55,7 +57,7 @@ def as_given(name: str, value: ArrayLike) -> tuple[Array, Datatype]:
     """``value`` as an array of its own dtype, BYTES as ``bytes`` objects, BF16 as its bits. Raises ValueError."""
     array = _read(name, value)
     try:
-        datatype = by_dtype(array.dtype)
+        datatype = by_name("BF16") if array.dtype == SAVED_BFLOAT16 else by_dtype(array.dtype)
     except KeyError:
         raise ValueError(
             f"input {name!r} has dtype {array.dtype}, which the protocol has no name for; "

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from normfold.protos.datatypes import by_name
 from normfold.serving.client.calls import infer_request
+from normfold.serving.client.inputs import SAVED_BFLOAT16
 from normfold.serving.client.metadata import ModelMetadata, TensorMetadata
 from normfold.serving.client.sizes import proved_sizes, refusal
 
@@ -98,8 +99,9 @@ def draw(
         return texts.reshape(size)
     if tensor.datatype in ("FP16", "FP32", "FP64"):
         return random.standard_normal(size).astype(datatype.dtype)
-    if tensor.datatype == "BF16":
-        raise ValueError(f"input {tensor.name!r} is BF16: give an array with --input")
+    if tensor.datatype == "BF16":  # the upper half of a float32
+        numbers = np.asarray(random.standard_normal(size), "<f4").view("<u4") >> 16
+        return numbers.astype("<u2").view(SAVED_BFLOAT16)
     return random.integers(0, 2, size).astype(datatype.dtype)
 
 

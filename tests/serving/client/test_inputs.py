@@ -101,6 +101,15 @@ def test_bfloat16_is_sent_as_its_bits(part):
     np.testing.assert_array_equal(sent.astype(np.uint32) << 16, np.array(numbers, np.float32).view(np.uint32))
 
 
+def test_bfloat16_from_a_file_of_numpy_is_sent_as_its_bits(tmp_path):
+    numbers = np.array([[1.0, -2.5], [3.0, 0.0]], pytest.importorskip("ml_dtypes").bfloat16)
+    np.save(tmp_path / "x.npy", numbers)
+    loaded = np.load(tmp_path / "x.npy")
+    for given, wanted in ((loaded, numbers), (loaded.T, numbers.T), (loaded[0, 1], numbers[0, 1])):
+        sent, datatype = as_given("x", given)
+        assert (datatype.name, sent.tolist()) == ("BF16", wanted.view(np.uint16).tolist())
+
+
 @pytest.mark.parametrize("value", [[], [[], []]])
 def test_an_empty_list_is_text_where_the_model_takes_text(value):
     array, declared = as_declared("x", value, "BYTES")

@@ -34,11 +34,20 @@ def test_given_shapes_and_arrays_are_taken():
     assert len(request.raw_input_contents[1]) == 10
 
 
-@pytest.mark.parametrize("datatype", ["BOOL", "UINT8", "INT8", "INT32", "INT64", "FP16", "FP32", "FP64", "BYTES"])
+@pytest.mark.parametrize(
+    "datatype", ["BOOL", "UINT8", "INT8", "INT32", "INT64", "FP16", "FP32", "FP64", "BYTES", "BF16"]
+)
 def test_an_input_of_every_datatype_is_drawn_the_same_each_time(datatype):
     one = metadata(("x", datatype, (-1, 2)))
     assert request_bytes(one, {}, {}) == request_bytes(one, {}, {})
     assert pb.ModelInferRequest.FromString(request_bytes(one, {}, {})).inputs[0].datatype == datatype
+
+
+def test_drawn_bfloat16_is_the_upper_half_of_normal_float32():
+    request = pb.ModelInferRequest.FromString(request_bytes(metadata(("x", "BF16", (1000,))), {}, {}))
+    bits = np.frombuffer(request.raw_input_contents[0], "<u2").astype("<u4") << 16
+    assert abs(bits.view("<f4").mean()) < 0.2
+    assert 0.8 < bits.view("<f4").std() < 1.2
 
 
 @pytest.mark.parametrize(
