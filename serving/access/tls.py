@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ssl
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,7 +52,8 @@ class TlsFiles:
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         context.set_ciphers(_CIPHERS)
         context.set_alpn_protocols([PROTOCOL])
-        # No session is resumed: a client whose certificate is not trusted any more must not come in by an old one.
+        # No tickets. Sessions of TLS 1.2 are kept in the context all the same, which cannot be told otherwise: they end
+        # with it when the files change, and ``has_expired`` finds those that should have ended before.
         context.options |= ssl.OP_NO_TICKET | ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION
         context.num_tickets = 0
         try:
@@ -89,6 +91,12 @@ class Tls:
     def renew(self, identity: TlsIdentity) -> None:
         """Give new connections this identity; connections that are open keep theirs."""
         self.identity = identity
+
+
+def has_expired(connection: ssl.SSLObject) -> bool:
+    """Whether the client's certificate has expired; OpenSSL does not look at it again when a session is resumed."""
+    certificate = connection.getpeercert()
+    return certificate is not None and ssl.cert_time_to_seconds(str(certificate["notAfter"])) < time.time()
 
 
 def _no_passphrase() -> str:

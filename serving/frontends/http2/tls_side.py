@@ -13,7 +13,7 @@ import ssl
 from time import monotonic
 from typing import Any, cast
 
-from normfold.serving.access.tls import PROTOCOL
+from normfold.serving.access.tls import PROTOCOL, has_expired
 from normfold.serving.frontends.http2.limits import ROUND_SECONDS, ROUND_TURNS
 from normfold.serving.frontends.http2.socket_side import SocketSide
 
@@ -195,6 +195,8 @@ class TlsSide(asyncio.Protocol):
         self._tls.do_handshake()
         if self._tls.selected_alpn_protocol() != PROTOCOL:
             raise ssl.SSLError(0, f"the client does not speak {PROTOCOL}")
+        if self._tls.session_reused and has_expired(self._tls):
+            raise ssl.SSLError(0, "the client resumes a session, and its certificate has expired meanwhile")
         waiting, self._waiting = self._waiting, None
         for data in waiting or ():
             self._encrypt(data)

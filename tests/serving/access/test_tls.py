@@ -9,6 +9,7 @@ import socket
 import ssl
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import grpc
 import numpy as np
@@ -17,6 +18,7 @@ import uvloop
 from tests.waiting import wait_until
 
 from normfold.protos import grpc_service as pb
+from normfold.serving.access import tls as server_tls
 from normfold.serving.access.tls import TlsFiles
 from normfold.serving.client.async_client import AsyncClient
 from normfold.serving.client.client import Client, ClientError
@@ -140,6 +142,36 @@ def test_the_handshake_offers_h2_and_tls_1_2_at_least(secure, certificate):
         assert "GCM" in one.cipher()[0] or "CHACHA20" in one.cipher()[0]
     with pytest.raises(OSError, match=r"."), pytest.warns(DeprecationWarning, match="TLS"):
         handshake(secure, certificate.ca, minimum_version=ssl.TLSVersion.TLSv1, maximum_version=ssl.TLSVersion.TLSv1_1)
+
+
+def test_a_session_is_resumed_no_more_once_the_clients_certificate_has_expired(
+    repository, serve, options, certificate, known_client, monkeypatch
+):
+    context = ssl.create_default_context(cafile=certificate.ca)
+    context.verify_flags &= ~ssl.VERIFY_X509_STRICT
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
+    context.set_alpn_protocols(["h2"])
+    context.load_cert_chain(known_client.cert, known_client.key)
+
+    def connect(session: ssl.SSLSession | None) -> ssl.SSLSocket:
+        sock = socket.create_connection(("127.0.0.1", int(one.server.address.rpartition(":")[2])), timeout=20)
+        secure = context.wrap_socket(sock, server_hostname="127.0.0.1", session=session)
+        secure.sendall(PREFACE + settings({}))
+        return secure
+
+    with (
+        serve(repository, frontend="http2", tls_client_ca=certificate.ca, **options) as one,
+        connect(None) as first,
+        connect(first.session) as second,
+    ):
+        assert first.recv(1)
+        assert second.recv(1)
+        assert second.session_reused
+        later = ssl.cert_time_to_seconds("Jan  1 00:00:00 4000 GMT")
+        monkeypatch.setattr(server_tls, "time", SimpleNamespace(time=lambda: later))
+        with contextlib.suppress(ssl.SSLError, ConnectionError), connect(first.session) as third:
+            assert third.session_reused
+            assert third.recv(1) == b""
 
 
 @pytest.mark.parametrize("protocols", [["http/1.1"], []], ids=["another", "none"])
