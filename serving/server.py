@@ -110,6 +110,7 @@ class Server:
         from normfold.serving.service.polling import Polling
         from normfold.serving.service.service import InferenceService
         from normfold.serving.service.snapshot import Snapshots
+        from normfold.serving.service.under_way import admitted
         from normfold.serving.stock import Stock
 
         self.config = config
@@ -160,7 +161,7 @@ class Server:
         if share is not None:
             methods = share(methods)
             self.polling.share(methods[: len(ours)])
-        wire = methods[len(ours) :]
+        wire = [admitted(each, self._admission) if each.large else each for each in methods[len(ours) :]]
         if config.reflection:
             wire += reflection.methods({method.service for method in wire})
         self._snapshot = next(method for method in methods if method.path == snapshot.PATH)

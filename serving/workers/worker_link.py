@@ -95,7 +95,7 @@ class WorkerLink:
                 for each in changed
             )
             self._link.send(AskAll(number, method.path, data, bool(changed), remember))
-            return self._one_answer(method, await future)
+            return self._one_answer(method, await _ended(future))
 
         return answer
 
@@ -261,6 +261,20 @@ def _raise_error(answer: WorkerAnswer, where: str = "") -> None:
     if answer.error:
         kind: type[ServingError] = getattr(errors, answer.error)
         raise kind(answer.details + where)
+
+
+async def _ended(future: asyncio.Future[AllAnswered]) -> AllAnswered:
+    """The result of ``future``; whoever is cancelled waits for it all the same, because the workers have the request.
+
+    So a client that leaves and asks again does not send one large request after the other.
+    """
+    try:
+        await asyncio.wait([future])
+    except asyncio.CancelledError:
+        await asyncio.wait([future])
+        future.exception()  # nobody else asks for it
+        raise
+    return future.result()
 
 
 def _serialized(request: Message | None) -> bytes | None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import grpc
 import numpy as np
@@ -55,6 +58,32 @@ def test_an_unloaded_model_is_known_but_not_available(own, ask, refused):
     assert not own.call("ModelReady", pb.ModelReadyRequest(name="nb")).ready
     load(own, "nb")
     np.testing.assert_array_equal(np.frombuffer(own.infer(ask("nb")).raw_output_contents[0], "<f4"), 2 * X[0])
+
+
+def test_a_load_is_refused_while_others_hold_too_many_bytes(repository, serve, frontend, refused, monkeypatch):
+    begun, goes_on = threading.Event(), asyncio.Event()
+
+    async def held(*_):
+        begun.set()
+        await goes_on.wait()
+
+    sent = {"config": "{}", "file__1_slash_model_dot_onnx": bytes(700 << 10)}
+    with (
+        serve(repository, frontend=frontend, max_queue_bytes=1 << 20, strict_readiness=False) as one,
+        ThreadPoolExecutor(1) as thread,
+    ):
+        monkeypatch.setattr(one.server.catalog, "load", held)
+        first = thread.submit(load, one, "sent", **sent)
+        assert begun.wait(20)
+        request = pb.RepositoryModelLoadRequest(model_name="another")
+        request.parameters["file:1/model.onnx"].bytes_param = sent["file__1_slash_model_dot_onnx"]
+        assert refused(one, "RepositoryModelLoad", request) == (
+            S.RESOURCE_EXHAUSTED,
+            "overloaded: requests of too many bytes are under way in this server, try again later",
+        )
+        one.loop.call_soon_threadsafe(goes_on.set)
+        first.result(20)
+        load(one, "another", **sent)
 
 
 def test_unloading_what_is_not_there_is_no_error(own):

@@ -143,6 +143,27 @@ def test_a_setting_that_one_worker_is_asked_to_change_changes_in_all():
     play(True, scenario)
 
 
+def test_a_client_that_leaves_holds_its_request_as_long_as_the_workers_do():
+    async def scenario(exchange, one, two):
+        begun, goes_on = asyncio.Event(), asyncio.Event()
+
+        async def load(*_) -> None:
+            begun.set()
+            await goes_on.wait()
+
+        one.catalog.load = two.catalog.load = load
+        asked = asyncio.ensure_future(one.ask("RepositoryModelLoad", pb.RepositoryModelLoadRequest(model_name="m")))
+        await begun.wait()
+        asked.cancel()
+        await one.ask("TraceSetting", trace_rate("7"))  # many turns of the event loop
+        assert not asked.done()
+        goes_on.set()
+        with pytest.raises(asyncio.CancelledError):
+            await asked
+
+    play(True, scenario)
+
+
 def test_without_model_control_no_worker_changes_a_setting_and_none_that_comes_later():
     async def scenario(exchange, one, two):
         verbose = pb.LogSettingsRequest()

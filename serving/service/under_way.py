@@ -1,0 +1,32 @@
+"""Large requests that are no requests of models: they count among the bytes under way until their work has ended."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable
+from dataclasses import replace
+
+from normfold.serving.rpc.caller import connection
+from normfold.serving.rpc.methods import Method
+from normfold.serving.rpc.pieces import Answer
+from normfold.serving.scheduling.admission import Admission
+
+
+def admitted(method: Method, admission: Admission) -> Method:
+    """The unary ``method``, which refuses a request that ``admission`` has no room for, and counts the others."""
+
+    def answer(data: bytes) -> Awaitable[Answer]:
+        by, size = connection(), len(data)
+        if (refusal := admission.refusal(None, by, size, None)) is not None:
+            raise refusal
+        admission.enter(None, by, size)
+        task = asyncio.get_running_loop().create_task(_answer(method, data))
+        task.add_done_callback(lambda _: admission.leave(None, by, size))
+        return task
+
+    return replace(method, unary=None, wire_unary=answer)
+
+
+async def _answer(method: Method, data: bytes) -> Answer:
+    answer = method.answer(data)
+    return answer if isinstance(answer, bytes) else await answer
