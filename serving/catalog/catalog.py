@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor
+from weakref import WeakValueDictionary
 
 from normfold.protos import grpc_service as pb
 from normfold.serving.catalog.entries import answering, go_on, in_service, index, load_failed, stands_in
@@ -55,8 +56,8 @@ class Catalog:
         self.entries: dict[str, Entry] = {}
         #: The models that a message about an unknown one may name.
         self.nameable: Mapping[str, Entry] = {} if private else self.entries
-        #: Held while a model loads or is unloaded; loads of several models go on at the same time.
-        self._locks: dict[str, asyncio.Lock] = {}
+        #: Held while a model loads or is unloaded; only as long, because clients name models that are nowhere.
+        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self.following = Following()
         self._sources = Sources(repository, self.following, private)
         self._lazily = None if lazy is None else Lazily(lazy, self.entries, self._load_asked, self._loader.pause)

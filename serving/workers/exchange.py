@@ -6,6 +6,7 @@ import asyncio
 import dataclasses
 import logging
 from collections.abc import Iterable, Mapping, Sequence
+from weakref import WeakValueDictionary
 
 from normfold.serving.catalog.served import ServedModel
 from normfold.serving.errors import Unavailable
@@ -60,10 +61,9 @@ class Exchange:
         self._count = count
         self._joined: dict[int, WorkerProcess] = {}
         self._journal = Journal()
-        #: Held for each change, and while a worker catches up: one after the other, so that all have the same order.
-        #: Changes of a model have a lock of their own, because a load may take long.
+        #: Held for a change, of one model or of others, and while a worker catches up: all have the same order.
         self._order = asyncio.Lock()
-        self._order_of: dict[tuple[str, ...], asyncio.Lock] = {}
+        self._order_of: WeakValueDictionary[tuple[str, ...], asyncio.Lock] = WeakValueDictionary()
         #: The models that the workers served last; None before any of them did.
         self._served: tuple[ServedModel, ...] | None = None
         #: The counters that each worker reported last, a SnapshotResponse for each model and version, and one.
@@ -193,8 +193,7 @@ class Exchange:
                     answers |= await self._again(asked, answers)
                     answers |= await self._alike(asked, answers)
         else:
-            reads_disk = asked.method.endswith("/RepositoryIndex")
-            seconds = INDEX_SECONDS if reads_disk else QUESTION_SECONDS
+            seconds = INDEX_SECONDS if asked.method.endswith("/RepositoryIndex") else QUESTION_SECONDS
             answers = await self._everyone(asked, seconds, self._joined.values())
         absent = [counters for number, counters in self._counters.items() if number not in answers]
         asker.link.send(
@@ -255,8 +254,9 @@ class Exchange:
         return self._order_of.setdefault(keys[0], asyncio.Lock()) if keys else self._order
 
     def _keep(self, method: str, remember: Sequence[Remember]) -> None:
+        known = {model.name for worker in self._joined.values() for model in worker.served}  # clients may name any
         for part in remember:
-            if part.request is None:
+            if part.request is None or (method.endswith("/RepositoryModelUnload") and part.key[1] not in known):
                 self._journal.forget(part.key)
             else:
                 self._journal.keep(part.key, Change(method, part.request))

@@ -30,6 +30,7 @@ from normfold.serving.workers.messages import (
 )
 
 LOAD = "/inference.GRPCInferenceService/RepositoryModelLoad"
+UNLOAD = "/inference.GRPCInferenceService/RepositoryModelUnload"
 V1, V2 = ServedModel("m", (1,), b"c", ""), ServedModel("m", (2,), b"c", "")
 NONE = ServedModel("m", (), b"", "no")
 
@@ -101,6 +102,21 @@ def test_a_load_without_end_does_not_delay_the_loads_of_other_models():
             worker.answer(b"m")
         await settle()
         assert one.asked[-1][0] == b"m again"
+
+    play(scenario)
+
+
+def test_nothing_is_kept_of_the_unload_of_a_model_that_no_worker_knows():
+    async def scenario(exchange, one, two):
+        for number, model in enumerate(("m", "nowhere"), 1):
+            request = model.encode()
+            exchange.handle(one, AskAll(number, UNLOAD, request, True, (Remember(("model", model), request),)))
+            await settle()
+            for worker in (one, two):
+                worker.answer(request)
+            await settle()
+        assert [change.data for change in exchange._journal.changes()] == [b"m"]
+        assert not exchange._order_of
 
     play(scenario)
 
