@@ -77,7 +77,10 @@ class Inference:
         if caller is not None and (late := self._admission.late(caller.waited_seconds)) is not None:
             late.alike, late.again = decisive_bytes(data), model.statistics.refused
             model.statistics.failed(0, late.status)
-            raise late
+            try:
+                raise late
+            finally:
+                del late  # its traceback refers to this frame: a cycle that would keep the request in memory
         try:
             response, read, ran = plan.run(data, identifier)
         except Exception:  # the ordinary path fails in the same way, and reports the reason
@@ -114,7 +117,10 @@ class Inference:
         if error is not None:
             if model is not None:
                 model.statistics.failed(0, error.status)
-            raise error
+            try:
+                raise error
+            finally:
+                del error  # as in ``answer``
 
     def _refusal(
         self, model: Model | None, head: bytes, size: int, left: float | None, by: object

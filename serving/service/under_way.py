@@ -18,7 +18,10 @@ def admitted(method: Method, admission: Admission) -> Method:
     def answer(data: bytes) -> Awaitable[Answer]:
         by, size = connection(), len(data)
         if (refusal := admission.refusal(None, by, size, None)) is not None:
-            raise refusal
+            try:
+                raise refusal
+            finally:
+                del refusal  # its traceback refers to this frame: a cycle that would keep the request in memory
         admission.enter(None, by, size)
         task = asyncio.get_running_loop().create_task(_answer(method, data))
         task.add_done_callback(lambda _: admission.leave(None, by, size))
