@@ -39,6 +39,7 @@ DECIDED_BY: Mapping[str, tuple[int, ...]] = {
     "Range": (0, 1, 2),
     "Reshape": (1,),
     "Resize": (1, 2, 3),
+    "RoiAlign": (1,),  # the larger a region, the more samples of it are taken
     "STFT": (1, 3),
     "SequenceAt": (1,),
     "SequenceErase": (1,),

@@ -72,6 +72,16 @@ def session(graph):
         ("g (float[N] x, int64[1] a) => (float[A,B] y) { y = Unsqueeze (x, a) }", True),
         ("g (float[N] x, int64[2] p) => (float[M] y) { y = Pad (x, p) }", True),
         (
+            "g (float[1,1,8,8] x, float[N,4] r, int64[N] b) => (float[N,1,1,1] y) "
+            "{ y = RoiAlign <output_height = 1, output_width = 1> (x, r, b) }",
+            True,
+        ),
+        (
+            "g (float[1,1,8,8] x) => (float[1,1,1,1] y) <float[1,4] r = {0, 0, 2, 2}, int64[1] b = {0}> "
+            "{ y = RoiAlign <output_height = 1, output_width = 1> (x, r, b) }",
+            False,
+        ),
+        (
             "g (float[T,B,1] x, int32[B] n) => (float[T,1,B,1] y) "
             "<float[1,1,1] w = {1}, float[1,1,1] r = {1}> { y = RNN <hidden_size = 1> (x, w, r, , n) }",
             True,
