@@ -198,16 +198,21 @@ def held(served: Serving) -> Iterator[None]:
         go_on.set()
 
 
-def test_a_burst_of_5000_calls_is_answered_and_none_cancelled():
-    """2,000 of them on one connection, which is more than may be under way on it, and 1,000 on each of three others."""
+#: The calls on each connection: more than may be under way on it, or so few that all wait in gRPC's core at once.
+BURSTS = {"few connections": [2000, 1000, 1000, 1000], "many connections": [125] * 40}
+
+
+@pytest.mark.parametrize("name", BURSTS)
+def test_a_burst_of_5000_calls_is_answered_and_none_cancelled(name):
     options = [("grpc.use_local_subchannel_pool", 1)]
     with serving(name="grpcio") as served, contextlib.ExitStack() as stack:
-        channels = [stack.enter_context(grpc.insecure_channel(served.address, options)) for _ in range(4)]
+        channels = [stack.enter_context(grpc.insecure_channel(served.address, options)) for _ in BURSTS[name]]
         methods = [channel.unary_unary("/t.T/Echo") for channel in channels]
         for method in methods:
             method(b"x", timeout=20)
         with held(served):
-            calls = [method.future(b"x", timeout=120) for method in [methods[0], *methods] for _ in range(1000)]
+            bursts = zip(methods, BURSTS[name], strict=True)
+            calls = [method.future(b"x", timeout=120) for method, count in bursts for _ in range(count)]
         assert collections.Counter(call.code() for call in calls) == {grpc.StatusCode.OK: 5000}
 
 
