@@ -7,19 +7,21 @@ otherwise. The condition says where to look: it is evaluated at thousands of siz
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from math import lcm
 
 from normfold.export.inputs.specs import Dimension
 
-__all__ = ["Guard"]
+__all__ = ["Guard", "nearby"]
 
 #: All sizes up to this many steps from the traced one are looked at; further away only some, see ``Guard._probes``.
 NEAR = 4096
 #: No product of a condition's numbers above this is tried as a step between sizes.
 MOST_STEPS = 1024
+#: Sizes of several dimensions are looked at together up to this many steps above the traced ones.
+TOGETHER = 8
 
 
 @dataclass(frozen=True)
@@ -96,6 +98,23 @@ class Guard:
                 return takes
         return None
 
+    def in_steps_of_one(self, trace: Mapping[str, int], dims: Sequence[Dimension]) -> Dimension | None:
+        """Return one of ``dims`` in longer steps, at which the condition holds at all sizes nearby; None: none.
+
+        There is none either where the condition holds nearby without them: what breaks it further away is no remainder.
+        """
+        if all(self.holds({**trace, **sizes}) for sizes in nearby(trace, dims)):
+            return None
+        for place, d in enumerate(dims):
+            for step in sorted({*((d.step or 1) * n for n in range(2, 33)), *self._steps(d.step or 1)}):
+                lowest = (low := d.low or 1) + (trace[d.name] - low) % step
+                high = None if d.high is None else d.high - (d.high - trace[d.name]) % step
+                takes = Dimension(d.name, lowest, high, step)
+                tried = list(nearby(trace, [*dims[:place], takes, *dims[place + 1 :]]))
+                if len({sizes[d.name] for sizes in tried}) > 1 and all(self.holds({**trace, **s}) for s in tried):
+                    return takes
+        return None
+
     def _steps(self, step: int) -> list[int]:
         """Return multiples of ``step``, the smallest first: by the guard's numbers, and by their products."""
         found = last = {number for number in self.numbers if number > 1}
@@ -112,3 +131,9 @@ class Guard:
             if not self.holds(sizes):
                 return sizes
         return None
+
+
+def nearby(trace: Mapping[str, int], dims: Sequence[Dimension]) -> Iterator[dict[str, int]]:
+    """Yield sizes of several dimensions from the traced ones up, in all combinations."""
+    each = [[size for n in range(TOGETHER + 1) if d.holds(size := trace[d.name] + n * (d.step or 1))] for d in dims]
+    return (dict(zip((d.name for d in dims), sizes, strict=True)) for sizes in product(*each))

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
-from itertools import product
+from dataclasses import dataclass, replace
+from functools import reduce
+from itertools import islice, product
 from math import prod
 
 from normfold.export.errors import CaptureError, InputSpecError
-from normfold.export.inputs.guards import Guard
+from normfold.export.inputs.guards import Guard, nearby
 from normfold.export.inputs.sizes import CASE_ELEMENTS, Sizes
 from normfold.export.inputs.specs import MAX_ELEMENTS, Dimension, dimensions
 from normfold.export.proof.paths_at import TOO_LARGE, PathsAt
@@ -27,25 +28,74 @@ MORE = 8
 FAR = 8
 
 
+@dataclass(frozen=True)
+class _Gaps:
+    """A guard that no smallest and largest sizes can keep."""
+
+    #: The guard, where it is broken, and in what network and graph differ there.
+    reason: str
+    #: What to write into --input.
+    declare: str
+    #: The dimension, where it is about one: forward() may pad it.
+    name: str = ""
+    #: That dimension in steps that keep the guard, if there are any.
+    steps: Dimension | None = None
+
+
 def within_one_path(origin: Origin, sizes: Sizes, guards: Sequence[Guard], graph: Run) -> Sizes:
     """Return ``sizes`` with bounds where the network takes another path below or above them.
 
     Raises InputSpecError where a declared range goes further, CaptureError where no bounds can say at which sizes a
-    guard holds, or where a guard is about several dimensions.
+    guard holds, or where a guard is about several dimensions. Of several dimensions each is named.
     """
     paths = PathsAt(origin.run, graph, sizes)
-    for guard in guards:
-        if len(guard.names) > 1:
-            _check_together(paths, sizes, guard)
-            continue
-        for upwards in (True, False):
-            sizes = _bounded_by(origin, paths, sizes, guard, upwards, guards)
+    gaps: dict[tuple[str, ...], _Gaps] = {}
+    for guard, upwards in product((g for g in guards if len(g.names) == 1), (True, False)):
+        if guard.names not in gaps:
+            found = _bounded_by(origin, paths, sizes, guard, upwards, guards)
+            if isinstance(found, _Gaps):
+                gaps[guard.names] = found
+            else:
+                sizes = found
+    kept = _with_steps(sizes, [gap.steps for gap in gaps.values() if gap.steps])
+    for guard in (g for g in guards if len(g.names) > 1):
+        if guard.names not in gaps and (broken := _together(paths, kept, guard)):
+            gaps[guard.names] = broken
+    if gaps:
+        raise CaptureError(_message([*gaps.values()]))
     return sizes
+
+
+def _with_steps(sizes: Sizes, steps: Sequence[Dimension]) -> Sizes:
+    """Return ``sizes`` as if the user had declared these steps."""
+    declared: dict[str, int | Dimension] = {d.name: d for d in steps}
+    return replace(
+        sizes,
+        specs=tuple(
+            replace(s, dims=tuple(d if isinstance(d, int) else declared.get(d.name, d) for d in s.dims))
+            for s in sizes.specs
+        ),
+    )
+
+
+def _message(gaps: Sequence[_Gaps]) -> str:
+    names = [gap.name for gap in gaps if gap.name]
+    text = f"the graph holds the network only while {'; and only while '.join(gap.reason for gap in gaps)}. "
+    if names:
+        ranges = " and ".join(f"a smallest to a largest {name}" for name in names)
+        text += (
+            f"That is no range from {ranges}. Write forward() so that it does the same at every size: padding by 0 "
+            "entries changes nothing, so padding to a multiple of k needs no 'if' where it is by "
+            f"-{names[0]} % k entries, not by k - {names[0]} % k. Or declare "
+        )
+    else:
+        text += "Declare "
+    return f"{text}sizes where that holds in --input, {' and '.join(gap.declare for gap in gaps)}"
 
 
 def _bounded_by(
     origin: Origin, paths: PathsAt, sizes: Sizes, guard: Guard, upwards: bool, guards: Sequence[Guard]
-) -> Sizes:
+) -> Sizes | _Gaps:
     """Return ``sizes`` with a bound above (or else below) the traced one, if the guard is broken there and it matters.
 
     Downwards, network and graph are run at the smallest size that breaks it, too: where the answer is a mean over all
@@ -60,13 +110,7 @@ def _bounded_by(
     reason = f"{guard.text}: at {name} = {at} {why}"
     if len(broken) > 1:
         steps = _in_steps(paths, sizes, guard, d, guards)
-        raise CaptureError(
-            f"the graph holds the network only while {reason}. That is no range from a smallest to a largest {name}. "
-            "Write forward() so that it does the same at every size: padding by 0 entries changes nothing, so padding "
-            f"to a multiple of k needs no 'if' where it is by -{name} % k entries, not by k - {name} % k. Or declare "
-            "sizes where that holds in --input, "
-            f"{f'in steps: {steps}' if steps else f'such as {_around(sizes, guard, d)}'}"
-        )
+        return _Gaps(reason, f"in steps: {steps}" if steps else _around(sizes, guard, d, guards), name, steps)
     step = d.step or 1
     high, low = (broken[0] - step, d.low) if upwards else (d.high, broken[0] + step)
     bounded = Dimension(name, low, high, d.step)
@@ -119,14 +163,14 @@ def _first_other(paths: PathsAt, sizes: Sizes, d: Dimension, broken: Sequence[in
 
 
 def _in_steps(paths: PathsAt, sizes: Sizes, guard: Guard, d: Dimension, guards: Sequence[Guard]) -> Dimension | None:
-    """Return ``d`` in steps at which ``guard`` and all others like it hold, else at which it holds; None: none found.
+    """Return ``d`` in steps at which ``guard`` and all others like it hold; None: none found.
 
     A network may pad an odd length at each of four pools. One message names the steps that suit all four of them.
     """
-    steps = alone = guard.in_steps(sizes.trace, d)
+    steps = guard.in_steps(sizes.trace, d)
     for other, upwards in product((o for o in guards if o.names == guard.names and o is not guard), (True, False)):
         if not steps:
-            return alone
+            return None
         broken = _breaks(sizes, other, steps, upwards)
         if not _differs(paths, sizes, other, steps, broken, guards)[1]:
             continue
@@ -137,15 +181,22 @@ def _in_steps(paths: PathsAt, sizes: Sizes, guard: Guard, d: Dimension, guards: 
         else:
             d = replace(d, low=broken[0] + 1)
         steps = guard.in_steps(sizes.trace, d)
-    return steps or alone
+    return steps
 
 
-def _around(sizes: Sizes, guard: Guard, d: Dimension) -> Dimension:
-    """Return ``d`` with the sizes around the traced one at which the guard holds."""
+def _around(sizes: Sizes, guard: Guard, d: Dimension, guards: Sequence[Guard]) -> str:
+    """Return ``d`` with the sizes around the traced one at which all guards about it hold, as advice."""
+    whole = reduce(Guard.and_, (each for each in guards if each.names == (d.name,)))
     step = d.step or 1
-    below, above = (next(iter(_breaks(sizes, guard, d, upwards)), None) for upwards in (False, True))
+    below, above = (next(iter(_breaks(sizes, whole, d, upwards)), None) for upwards in (False, True))
     low, high = (d.low if below is None else below + step), (d.high if above is None else above - step)
-    return Dimension(d.name, low, high, d.step)
+    advice = f"such as {Dimension(d.name, low, high, d.step)}"
+    if not guard.in_steps(sizes.trace, d):
+        return advice
+    return (
+        f"{advice}: at {d.name} = {sizes.trace[d.name]} no steps were found that keep all conditions. Where forward() "
+        f"pads nothing there may be some: for pools of 5, 4, 3 and 2 they are {d.name}:120..:120"
+    )
 
 
 def _most(sizes: Sizes, d: Dimension) -> int:
@@ -155,26 +206,35 @@ def _most(sizes: Sizes, d: Dimension) -> int:
     return min(d.high or MAX_ELEMENTS, max(sizes.trace[d.name], MAX_ELEMENTS // max(1, rest)))
 
 
-def _check_together(paths: PathsAt, sizes: Sizes, guard: Guard) -> None:
-    """Raise CaptureError where a guard about several dimensions is broken within their ranges, and it matters."""
+def _together(paths: PathsAt, sizes: Sizes, guard: Guard) -> _Gaps | None:
+    """Return where a guard about several dimensions is broken within their ranges, if that matters."""
     for broken in _broken_together(sizes, guard):
-        if paths.elements(broken) > MAX_ELEMENTS or not (why := paths.differ(broken)):
+        if paths.elements(broken) > MAX_ELEMENTS or not all(d.holds(broken[d.name]) for d in dimensions(sizes.specs)):
+            continue
+        if not (why := paths.differ(broken)):
             continue
         at = ", ".join(f"{name}={broken[name]}" for name in guard.names)
-        raise CaptureError(
-            f"the graph holds the network only while {guard.text}: at {at} {why}. Declare ranges for "
-            f"{' and '.join(guard.names)} in --input within which that holds{_one_size_each(sizes, guard)}"
-        )
+        return _Gaps(f"{guard.text}: at {at} {why}", _ranges(sizes, guard))
+    return None
 
 
-def _one_size_each(sizes: Sizes, guard: Guard) -> str:
-    """Return ranges of one size for a guard that says which size belongs to which; "" for other guards."""
+def _ranges(sizes: Sizes, guard: Guard) -> str:
+    """Return what to declare for a guard about several dimensions."""
+    dims = [d for d in dimensions(sizes.specs) if d.name in guard.names]
+    if steps := guard.in_steps_of_one(sizes.trace, dims):
+        return f"in steps: {steps}"
     ranges = (Dimension(name, sizes.trace[name], sizes.trace[name]) for name in guard.names)
-    return f", here one size each: {' and '.join(map(str, ranges))}" if " == " in guard.text else ""
+    return f"as ranges for {' and '.join(guard.names)}" + (
+        f", here one size each: {' and '.join(map(str, ranges))}" if " == " in guard.text else ""
+    )
 
 
 def _broken_together(sizes: Sizes, guard: Guard) -> Iterator[dict[str, int]]:
-    """Yield sizes that break a guard about several dimensions: all larger, then one of them larger, or smaller."""
+    """Yield sizes that break a guard about several dimensions.
+
+    They are all larger, then one of them larger, or smaller, then any that are a little larger: H·W is odd only where
+    both are.
+    """
     dims = [d for d in dimensions(sizes.specs) if d.name in guard.names]
     if together := guard.broken_together(sizes.trace, {d.name: d.high or MAX_ELEMENTS for d in dims}):
         yield together
@@ -182,6 +242,8 @@ def _broken_together(sizes: Sizes, guard: Guard) -> Iterator[dict[str, int]]:
         for end in (_most(sizes, d), d.low or 1):
             if size := next(guard.breaks(sizes.trace, d.name, end, d.step or 1), 0):
                 yield {**sizes.trace, d.name: size}
+    near = ({**sizes.trace, **tried} for tried in nearby(sizes.trace, dims))
+    yield from islice((tried for tried in near if not guard.holds(tried)), 1)
 
 
 def with_bound(sizes: Sizes, bounded: Dimension, note: str, most: int) -> Sizes:

@@ -109,7 +109,9 @@ def test_a_condition_on_two_dimensions_needs_ranges_within_which_it_holds(
     if fits:
         exported(by_both, tmp_path, text)
         return
-    with pytest.raises(normfold.ExportError, match=r"only while L\*N <= 4000: at .* Declare ranges for L and N"):
+    with pytest.raises(
+        normfold.ExportError, match=r"only while L\*N <= 4000: at .* Declare .*, as ranges for L and N$"
+    ):
         exported(by_both, tmp_path, text)
 
 
@@ -350,9 +352,13 @@ def by_primes(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     return y
 
 
-def test_where_no_step_keeps_all_conditions_one_that_keeps_the_first_is_named(tmp_path: Path) -> None:
-    with pytest.raises(normfold.ExportError, match=re.escape("(L % 2) == 0: ") + r".* in steps: L:2\.\.:2$"):
+def test_where_no_step_keeps_all_conditions_sizes_at_which_they_hold_are_named(tmp_path: Path) -> None:
+    """A step that kept the first condition alone was named, and refused for the next one."""
+    with pytest.raises(normfold.ExportError, match=re.escape("(L % 2) == 0: ") + r".* such as L:32\.\.32: ") as refused:
         exported(by_primes, tmp_path)
+    assert "in steps:" not in str(refused.value)
+    _, report = exported(by_primes, tmp_path, "x=FP32[N,4,L:32..32]")
+    assert report.inputs == ("x=FP32[N:1..,4,L:32..32]",)
 
 
 def shorter_and_shorter(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
@@ -369,3 +375,52 @@ def test_of_several_bounds_of_a_range_the_last_is_noted(tmp_path: Path) -> None:
         "L is up to 40",
         "L is from 8",
     ]
+
+
+def mean_of_pairs(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """The number of positions is odd only where height and width are."""
+    y = y.flatten(2)
+    return F.avg_pool1d(F.pad(y, (0, 1)) if y.shape[-1] % 2 else y, 2).mean(-1)
+
+
+def even_sides(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    height, width = y.shape[-2:]
+    y = F.pad(y, (0, 0, 0, 1)) if height % 2 else y
+    return F.avg_pool2d(F.pad(y, (0, 1)) if width % 2 else y, 2)
+
+
+class OfImages(nn.Module):
+    def __init__(self, way: Any) -> None:
+        super().__init__()
+        self.conv, self.norm, self.way = nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4), way
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        answer: torch.Tensor = self.way(x, self.norm(self.conv(x)))
+        return answer
+
+
+@pytest.mark.parametrize(
+    ("way", "said", "steps"),
+    [
+        (mean_of_pairs, [r"only while ((H*W) % 2) == 0: at H=33, W=33 the network takes"], "in steps: H:2..:2"),
+        (
+            even_sides,
+            [r"only while (H % 2) == 0: at H = 33", r"and only while (W % 2) == 0: at W = 33"],
+            "in steps: H:2..:2 and in steps: W:2..:2",
+        ),
+    ],
+)
+def test_conditions_on_two_dimensions_are_told_together(tmp_path: Path, way: Any, said: list[str], steps: str) -> None:
+    """The second was told once the first was kept; one that both break together was not named at all."""
+    network = OfImages(way).eval()
+
+    def export(height: str, width: str) -> Any:
+        inputs = f"x=FP32[N,1,{height},{width}]"
+        return normfold.export_network(network, inputs=inputs, repository=tmp_path, name="sides", form="folded")
+
+    with pytest.raises(normfold.ExportError) as refused:
+        export("H", "W")
+    assert all(text in str(refused.value) for text in said)
+    assert str(refused.value).endswith(steps)
+    given = dict(re.findall(r"([HW])(:\d\.\.:2)", steps))
+    assert export(f"H{given.get('H', '')}", f"W{given.get('W', '')}").limits
