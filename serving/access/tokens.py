@@ -16,6 +16,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from normfold.counting import counted
 from normfold.plain_file import SMALL_BYTES, read_plain_file
 from normfold.serving.access.scopes import Scope
 from normfold.serving.errors import StartError
@@ -95,7 +96,7 @@ def _read_line(written: str) -> tuple[bytes, Holder]:
     """The digest and the holder of one line. Raises ValueError."""
     parts = written.split()
     if len(parts) != 4:
-        raise ValueError(f"{len(parts)} words where 4 are expected: {_FORM}")
+        raise ValueError(f"{counted(len(parts), 'word')} where 4 are expected: {_FORM}")
     name, scopes, models, hashed = parts
     named = scopes.split(",")
     if unknown := [one for one in named if one not in list(Scope)]:

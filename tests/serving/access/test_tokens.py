@@ -38,6 +38,7 @@ def test_two_tokens_are_not_the_same_and_have_256_random_bits():
     ("text", "words"),
     [
         ("a infer *", "line 1: 3 words where 4 are expected: NAME SCOPES MODELS sha256:DIGEST"),
+        ("secret", "line 1: 1 word where 4 are expected"),
         (f"# x\na infer,write * {HASH}", "line 2: 'write' is not a scope; there are infer, read, admin"),
         (f"a infer m,,n {HASH}", "line 1: '' is not a model's name"),
         (f"a infer ../m {HASH}", r"line 1: '\.\./m' is not a model's name; write \* for all models"),
