@@ -201,8 +201,7 @@ class Catalog:
             found = await self._loader.run(self._sources.files, name, override, files)
             folder = TrustedFolder(found, self._trust, quiet=asked)
             # The server is not ready before its first model.
-            entry = self.entries.setdefault(name, Entry(Stage.OUT if self.entries else Stage.EAGER))
-            entry.loading = ()
+            entry = self.entries.setdefault(name, Entry(Stage.OUT if self.entries else Stage.EAGER, loading=()))
             if not was_known:
                 self.changed()
             await self._load(folder, override, entry, asked, again)
