@@ -76,11 +76,7 @@ def target(address: str, settings: Settings, pid: int | None, credentials: Crede
         StreamCalls(address, messages, connections=settings.connections, credentials=credentials)
         if settings.stream
         else UnaryCalls(
-            address,
-            messages,
-            connections=settings.connections,
-            timeout=settings.timeout,
-            credentials=credentials,
+            address, messages, connections=settings.connections, timeout=settings.timeout, credentials=credentials
         )
     )
     roots = processes.listeners(address) if pid is None else [pid]

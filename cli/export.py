@@ -8,14 +8,7 @@ from pathlib import Path
 import click
 
 from normfold.cli.control import ADDRESS
-from normfold.cli.exporting import (
-    errors_as_messages,
-    fold_all_option,
-    print_report,
-    prints_apart,
-    steps,
-    timed_threads,
-)
+from normfold.cli.exporting import errors_as_messages, fold_all_option, print_report, prints_apart, steps, timed_threads
 from normfold.cli.keywords import (
     FOLDING_NEEDS,
     check_weights_key,

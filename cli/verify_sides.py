@@ -32,11 +32,7 @@ class Code:
 
 
 def sides_of(
-    texts: tuple[str, str],
-    code: Code,
-    inputs: tuple[str, ...],
-    samples: list[SampleFile],
-    credentials: Credentials,
+    texts: tuple[str, str], code: Code, inputs: tuple[str, ...], samples: list[SampleFile], credentials: Credentials
 ) -> tuple[Side, Side]:
     """Open both; without ``inputs``, a side that is code takes the inputs that the other side describes."""
     if is_code(texts[0]) and not is_code(texts[1]):

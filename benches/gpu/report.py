@@ -9,18 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from benches.compute.measure import WRONG
-from benches.gpu.routes import (
-    COMPILED,
-    COMPILED_GRAPHS,
-    CPU,
-    CUDA,
-    EAGER,
-    FOLDED,
-    GRAPHS,
-    ROUTES,
-    TENSORRT,
-    UNFOLDED,
-)
+from benches.gpu.routes import COMPILED, COMPILED_GRAPHS, CPU, CUDA, EAGER, FOLDED, GRAPHS, ROUTES, TENSORRT, UNFOLDED
 from benches.machine import machine
 from benches.ratios import geometric_mean, with_spread
 

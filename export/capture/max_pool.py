@@ -47,12 +47,7 @@ class DynamicMaxPool(TorchFunctionMode):
 
 
 def _max_pool1d(
-    input: Tensor,
-    kernel_size: Any,
-    stride: Any = None,
-    padding: Any = 0,
-    dilation: Any = 1,
-    ceil_mode: bool = False,
+    input: Tensor, kernel_size: Any, stride: Any = None, padding: Any = 0, dilation: Any = 1, ceil_mode: bool = False
 ) -> Tensor:
     kernel = _one(kernel_size)
     step = kernel if stride is None or stride in ([], ()) else _one(stride)

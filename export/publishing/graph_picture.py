@@ -98,10 +98,7 @@ def drawing(found: Sequence[Box], marks: Mapping[str, str], at: tuple[int, int] 
     width = lanes * (_WIDTH + _GAP) - _GAP + 2 * _MARGIN + 24
     height = ranks * _STEP - (_STEP - _HEIGHT) + 2 * _MARGIN
     corners = [
-        (
-            (width - _WIDTH) / 2 if alone[rank] else _MARGIN + 12 + lane * (_WIDTH + _GAP),
-            _MARGIN + rank * _STEP,
-        )
+        ((width - _WIDTH) / 2 if alone[rank] else _MARGIN + 12 + lane * (_WIDTH + _GAP), _MARGIN + rank * _STEP)
         for rank, lane in places
     ]
     parts = []

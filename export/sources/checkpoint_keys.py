@@ -49,11 +49,7 @@ class Found:
 
 
 def choose_tensors(
-    content: Any,
-    expected: Mapping[str, Tensor],
-    path: Path,
-    key: str = "",
-    accepts: Accepts = lambda tensors: False,
+    content: Any, expected: Mapping[str, Tensor], path: Path, key: str = "", accepts: Accepts = lambda tensors: False
 ) -> Found:
     """Return the network's tensors in ``content``; ``key`` chooses where several networks are in it.
 

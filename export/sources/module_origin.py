@@ -54,12 +54,7 @@ def open_module(request: Request, described: Sequence[InputSpec]) -> Origin:
     described, network = in_datatypes(described, source.network, bool(request.inputs))
     notes = _in_order(network)
     notes += checkpoint.notes if checkpoint else _without_weights(source, request.untrained)
-    specs, tried = find_values(
-        described,
-        network.run,
-        usual_sizes(described),
-        _largest_index(source.network),
-    )
+    specs, tried = find_values(described, network.run, usual_sizes(described), _largest_index(source.network))
     return Origin(
         name=source.name,
         sha256=source.sha256,

@@ -8,14 +8,7 @@ from typing import TYPE_CHECKING
 
 from normfold.serving.access.signatures import SIGNATURE_FILE, statement, verify
 from normfold.serving.catalog.manifests import check_manifest
-from normfold.serving.catalog.repository import (
-    CONFIG_FILE,
-    GOLDEN_FILE,
-    MANIFEST_FILE,
-    Files,
-    ModelFolder,
-    as_text,
-)
+from normfold.serving.catalog.repository import CONFIG_FILE, GOLDEN_FILE, MANIFEST_FILE, Files, ModelFolder, as_text
 from normfold.serving.errors import LoadError, UnsafeModel
 from normfold.serving.wording import quoted
 

@@ -35,11 +35,7 @@ class Polling:
     """
 
     def __init__(
-        self,
-        repository: Repository,
-        catalog: Catalog,
-        seconds: float,
-        refresh: Callable[[], None] | None = None,
+        self, repository: Repository, catalog: Catalog, seconds: float, refresh: Callable[[], None] | None = None
     ) -> None:
         """``seconds``: the time between looks; 0: only when asked.
 

@@ -47,10 +47,7 @@ class Typed:
 
 
 def read_typed(
-    contents: pb.InferTensorContents,
-    datatype: str,
-    tail: object,
-    lifted: Elements | Packed | Strings | None = None,
+    contents: pb.InferTensorContents, datatype: str, tail: object, lifted: Elements | Packed | Strings | None = None
 ) -> Typed:
     """The elements in ``contents``, which the request says are of ``datatype``. ``tail`` names tensor and model.
 

@@ -16,18 +16,7 @@ from benches.gpu import present
 from benches.gpu.measure import made, measure, warm
 from benches.gpu.networks import FACTS, NAMES, expected, inputs, named, prepare, prepared
 from benches.gpu.report import ratios, report, times
-from benches.gpu.routes import (
-    COMPILED,
-    CPU,
-    CPU_EAGER,
-    CUDA,
-    FOLDED,
-    GRAPHS,
-    ON_CPU,
-    TENSORRT,
-    fixed,
-    form_on_cuda,
-)
+from benches.gpu.routes import COMPILED, CPU, CPU_EAGER, CUDA, FOLDED, GRAPHS, ON_CPU, TENSORRT, fixed, form_on_cuda
 from benches.zoo.network import Network
 
 from normfold.serving.runtime import placement

@@ -18,39 +18,19 @@ from pathlib import Path
 import pytest
 from benches.ports import free_port
 from tests.e2e.conftest import repository as repository
-from tests.e2e.test_tritonclient import (
-    client as client,
-)
-from tests.e2e.test_tritonclient import (
-    test_a_stream_with_an_error_in_it as test_a_stream_with_an_error_in_it,
-)
+from tests.e2e.test_tritonclient import client as client
+from tests.e2e.test_tritonclient import test_a_stream_with_an_error_in_it as test_a_stream_with_an_error_in_it
 from tests.e2e.test_tritonclient import (
     test_an_error_has_the_words_that_programs_look_for as test_an_error_has_the_words_that_programs_look_for,
 )
-from tests.e2e.test_tritonclient import (
-    test_calls_in_the_background as test_calls_in_the_background,
-)
-from tests.e2e.test_tritonclient import (
-    test_classification as test_classification,
-)
-from tests.e2e.test_tritonclient import (
-    test_every_option_of_infer_is_taken as test_every_option_of_infer_is_taken,
-)
-from tests.e2e.test_tritonclient import (
-    test_infer_gives_the_same_numbers as test_infer_gives_the_same_numbers,
-)
-from tests.e2e.test_tritonclient import (
-    test_live_ready_and_metadata as test_live_ready_and_metadata,
-)
-from tests.e2e.test_tritonclient import (
-    test_requested_outputs_and_versions as test_requested_outputs_and_versions,
-)
-from tests.e2e.test_tritonclient import (
-    test_text as test_text,
-)
-from tests.e2e.test_tritonclient import (
-    test_the_asyncio_client as test_the_asyncio_client,
-)
+from tests.e2e.test_tritonclient import test_calls_in_the_background as test_calls_in_the_background
+from tests.e2e.test_tritonclient import test_classification as test_classification
+from tests.e2e.test_tritonclient import test_every_option_of_infer_is_taken as test_every_option_of_infer_is_taken
+from tests.e2e.test_tritonclient import test_infer_gives_the_same_numbers as test_infer_gives_the_same_numbers
+from tests.e2e.test_tritonclient import test_live_ready_and_metadata as test_live_ready_and_metadata
+from tests.e2e.test_tritonclient import test_requested_outputs_and_versions as test_requested_outputs_and_versions
+from tests.e2e.test_tritonclient import test_text as test_text
+from tests.e2e.test_tritonclient import test_the_asyncio_client as test_the_asyncio_client
 from tests.reliability.load import Load
 from tests.reliability.servers import write_version
 

@@ -12,14 +12,7 @@ import numpy as np
 import onnx_ir as ir
 
 from normfold.export.fold.engine.beside import Beside, beside, identity_beside
-from normfold.export.fold.engine.carrier import (
-    NewCarrier,
-    PutOnes,
-    call_cost,
-    carrier_for,
-    carrier_of,
-    work_cost,
-)
+from normfold.export.fold.engine.carrier import NewCarrier, PutOnes, call_cost, carrier_for, carrier_of, work_cost
 from normfold.export.fold.engine.constant_channels import ConstantChannels
 from normfold.export.fold.engine.magnitudes import Magnitudes
 from normfold.export.fold.engine.plan import FoldPlan, Refusals, loses_digits, planned, plans

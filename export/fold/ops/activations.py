@@ -11,15 +11,7 @@ import numpy as np
 
 from normfold.export.fold.affine import Affine, Array
 from normfold.export.fold.channels import AddedChannel
-from normfold.export.fold.net import (
-    AddedChannels,
-    Constants,
-    Gauges,
-    Op,
-    Refused,
-    RemovedFrom,
-    Tensor,
-)
+from normfold.export.fold.net import AddedChannels, Constants, Gauges, Op, Refused, RemovedFrom, Tensor
 from normfold.export.fold.ops import costs
 from normfold.export.fold.ops.entrywise import Entrywise
 from normfold.export.fold.ops.widening import channel_of, passed_on, with_entry

@@ -10,15 +10,7 @@ import numpy as np
 
 from normfold.export.fold.affine import Affine, Array
 from normfold.export.fold.channels import AddedChannel, RemovedChannels
-from normfold.export.fold.net import (
-    AddedChannels,
-    Dim,
-    Gauges,
-    Op,
-    Refused,
-    RemovedFrom,
-    Tensor,
-)
+from normfold.export.fold.net import AddedChannels, Dim, Gauges, Op, Refused, RemovedFrom, Tensor
 from normfold.export.fold.number_readers import number_readers
 from normfold.export.fold.ops.linear import inverse
 from normfold.export.fold.ranges import Range

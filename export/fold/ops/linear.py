@@ -18,16 +18,7 @@ import numpy as np
 
 from normfold.export.fold.affine import Affine, Array
 from normfold.export.fold.channels import AddedChannel, RemovedChannels
-from normfold.export.fold.net import (
-    AddedChannels,
-    Constants,
-    Dim,
-    Gauges,
-    Op,
-    Refused,
-    RemovedFrom,
-    Tensor,
-)
+from normfold.export.fold.net import AddedChannels, Constants, Dim, Gauges, Op, Refused, RemovedFrom, Tensor
 from normfold.export.fold.ops.bias import PRODUCTS, write_bias_behind
 from normfold.export.fold.ops.weights import WeightForm, Weights
 from normfold.export.fold.ranges import Range

@@ -11,16 +11,7 @@ import numpy as np
 
 from normfold.export.fold.affine import Affine, Array
 from normfold.export.fold.channels import AddedChannel, RemovedChannels
-from normfold.export.fold.net import (
-    AddedChannels,
-    Constants,
-    Dim,
-    Gauges,
-    Op,
-    Refused,
-    RemovedFrom,
-    Tensor,
-)
+from normfold.export.fold.net import AddedChannels, Constants, Dim, Gauges, Op, Refused, RemovedFrom, Tensor
 from normfold.export.fold.ops.entrywise import silenced_before
 from normfold.export.fold.ranges import Range
 from normfold.export.fold.silencing import Silencing
@@ -232,11 +223,7 @@ def _same_entries(before: Sequence[Dim], after: Sequence[Dim]) -> bool:
 
 
 def _reshaped(
-    op: Op,
-    gauge: Affine,
-    pairs: list[tuple[tuple[int, ...], tuple[int, ...]]],
-    rank: int,
-    forward: bool,
+    op: Op, gauge: Affine, pairs: list[tuple[tuple[int, ...], tuple[int, ...]]], rank: int, forward: bool
 ) -> Affine:
     """Return the gauge with every axis along which it varies reshaped within its group."""
     (old,), (new,) = op.inputs, op.outputs

@@ -11,15 +11,7 @@ from numpy.typing import NDArray
 
 from normfold.export.fold.affine import Affine, Array
 from normfold.export.fold.channels import AddedChannel, RemovedChannels
-from normfold.export.fold.net import (
-    AddedChannels,
-    Dim,
-    Gauges,
-    Op,
-    Refused,
-    RemovedFrom,
-    Tensor,
-)
+from normfold.export.fold.net import AddedChannels, Dim, Gauges, Op, Refused, RemovedFrom, Tensor
 from normfold.export.fold.ops.entrywise import lost_by_both, silenced_before
 from normfold.export.fold.ranges import Range
 from normfold.export.fold.silencing import Silencing

@@ -12,16 +12,7 @@ import onnx_ir as ir
 
 from normfold.export.fold.affine import Affine, Array, joined, placed
 from normfold.export.fold.channels import AddedChannel, RemovedChannels
-from normfold.export.fold.net import (
-    AddedChannels,
-    Constants,
-    Dim,
-    Gauges,
-    Op,
-    Refused,
-    RemovedFrom,
-    Tensor,
-)
+from normfold.export.fold.net import AddedChannels, Constants, Dim, Gauges, Op, Refused, RemovedFrom, Tensor
 from normfold.export.fold.ops.entrywise import silenced_before
 from normfold.export.fold.ranges import Range
 from normfold.export.fold.silencing import Silencing

@@ -7,16 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from normfold.export.calibration.rows import (
-    DataSet,
-    Division,
-    Rows,
-    divide,
-    only_finite,
-    parts,
-    rows_of,
-    warnings_on,
-)
+from normfold.export.calibration.rows import DataSet, Division, Rows, divide, only_finite, parts, rows_of, warnings_on
 from normfold.export.inputs.specs import parse_inputs
 from normfold.export.proof.verify import Case
 

@@ -10,14 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from normfold.serving.frontends.http2.requests import Requests, percent_encoded
-from normfold.serving.wire.http2_headers import (
-    LIST_BYTES,
-    MOST_HEADERS,
-    STATIC,
-    HeaderError,
-    HeaderReader,
-    written,
-)
+from normfold.serving.wire.http2_headers import LIST_BYTES, MOST_HEADERS, STATIC, HeaderError, HeaderReader, written
 
 NAMES = st.sampled_from([name for name, _ in STATIC]) | st.binary(min_size=1, max_size=40)
 VALUES = st.sampled_from([value for _, value in STATIC]) | st.binary(max_size=300)

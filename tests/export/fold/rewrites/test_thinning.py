@@ -6,16 +6,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
-from tests.export.fold.graphs import (
-    Array,
-    folded,
-    folds_to,
-    graph,
-    norm,
-    same_function,
-    same_in_onnxruntime,
-    weights,
-)
+from tests.export.fold.graphs import Array, folded, folds_to, graph, norm, same_function, same_in_onnxruntime, weights
 
 from normfold.export.fold import fold
 
