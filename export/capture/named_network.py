@@ -63,9 +63,8 @@ class NamedNetwork(nn.Module):
         the answer depends on earlier calls, which is found out in the first run that the network takes.
         """
         dtype = self.dtype
-        tensors = [
-            torch.from_numpy(np.array(arrays[name])) for name in self.names
-        ]  # a copy, because a network may write to its input
+        # Of copies, because a network may write to its input.
+        tensors = [torch.from_numpy(np.array(arrays[name])) for name in self.names]
         tensors = [t.to(dtype) if t.is_floating_point() else t for t in tensors]
         if not self._judged:
             self._refuse_state(tensors)

@@ -91,9 +91,8 @@ def _translated(
     last = []
     for layer in range(num_layers):
         own = [params[(layer * directions + n) * each : (layer * directions + n + 1) * each] for n in range(directions)]
-        held = [
-            op.Concat(*[op.Unsqueeze(parts[kind], first) for parts in own], axis=0) for kind in range(each)
-        ]  # a direction first
+        # Each with an axis of directions first.
+        held = [op.Concat(*[op.Unsqueeze(parts[kind], first) for parts in own], axis=0) for kind in range(each)]
         biases = op.Concat(held[2], held[3], axis=1) if has_biases else None
         begin, end = (op.Constant(value_ints=[n * directions]) for n in (layer, layer + 1))
         y, h = op.RNN(
@@ -132,9 +131,8 @@ class WholeRecurrence(TorchFunctionMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         """Replace these calls; pass on every other call."""
-        if (
-            not kwargs and len(args) == 9 and isinstance(args[3], bool)
-        ):  # a packed sequence has its batch sizes as second argument
+        # A packed sequence has its batch sizes as second argument.
+        if not kwargs and len(args) == 9 and isinstance(args[3], bool):
             if func is torch.lstm:
                 if args[1][0].shape[-1] != args[1][1].shape[-1]:
                     raise CaptureError(

@@ -37,9 +37,8 @@ class Constants:
 
     def get(self, value: ir.Value | None) -> NDArray[Any] | None:
         """Return the array that a value holds, or None where it depends on the network's input."""
-        if (
-            value is None or value.is_graph_input()
-        ):  # the initializer of an input is a default that a caller may override
+        # The initializer of an input is a default that a caller may override.
+        if value is None or value.is_graph_input():
             return None
         if value not in self._known:
             # Evaluate producers before consumers, without recursion: a chain may be as long as the graph.

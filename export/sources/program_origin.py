@@ -151,9 +151,8 @@ def _specs(program: ExportedProgram, given: Sequence[InputSpec], path: Path) -> 
 
 def _dimension(bounds: Any, axis: int, taken: Collection[str], wanted: int | Dimension | None) -> Dimension:
     """Name a symbol as the user did, else N, N2, … for a first axis and L, L2, … for others; keep its range."""
-    low = (
-        int(bounds.lower) if bounds is not None and int(bounds.lower) > 2 else None
-    )  # torch writes the lower bound 2 for any dynamic size
+    # torch writes the lower bound 2 for any dynamic size
+    low = int(bounds.lower) if bounds is not None and int(bounds.lower) > 2 else None
     high = (
         int(bounds.upper)
         if bounds is not None and str(bounds.upper).isdigit() and int(bounds.upper) < 1 << 31

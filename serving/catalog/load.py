@@ -190,9 +190,8 @@ def _tune(
 
     try:
         return choose(make, tuning.candidates(), sample.feeds, outputs)
-    except (
-        InvalidRequest
-    ):  # zeros may be no valid input; an input of the user that fails here fails in the warm-up, too
+    except InvalidRequest:
+        # Zeros may be no valid input; an input of the user that fails here fails in the warm-up, too.
         return session, False
 
 
@@ -242,8 +241,7 @@ def _place(full: mc.ModelConfig, device: str) -> None:
         group.kind = mc.ModelInstanceGroup.KIND_GPU if index else mc.ModelInstanceGroup.KIND_CPU
         group.gpus[:] = (list(group.gpus) or [int(index)]) if index else []
     if kind != tensorrt_options.ACCELERATOR:
-        full.optimization.execution_accelerators.ClearField(
-            "gpu_execution_accelerator"
-        )  # the model asks for it, but the session fell back
+        # The model may ask for it, but the session fell back.
+        full.optimization.execution_accelerators.ClearField("gpu_execution_accelerator")
     elif not full.optimization.execution_accelerators.gpu_execution_accelerator:
         full.optimization.execution_accelerators.gpu_execution_accelerator.add(name=kind)

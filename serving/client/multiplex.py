@@ -218,9 +218,8 @@ class Multiplexer:
 
 def _fail(waiting: _Waiting, error: ClientError) -> None:
     if not waiting.answer.done():
-        waiting.answer.set_exception(
-            ClientError(error.code, error.details)
-        )  # each caller gets an exception object of its own
+        # Each caller gets an exception object of its own.
+        waiting.answer.set_exception(ClientError(error.code, error.details))
 
 
 def _pause(waiting: _Waiting, answer: pb.ModelStreamInferResponse) -> float | None:

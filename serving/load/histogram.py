@@ -34,9 +34,8 @@ class Histogram:
     def add(self, values: Iterable[int]) -> None:
         """Count each of ``values``; a value below 0 counts as 0, a value from 2^42 up as 2^42 - 1."""
         array = np.clip(np.fromiter(values, np.int64), 0, _LARGEST)
-        shift = np.maximum(
-            np.frexp(array)[1].astype(np.int64) - _BITS, 0
-        )  # frexp gives the bit length, exactly below 2^53
+        # frexp gives the bit length, exactly below 2^53.
+        shift = np.maximum(np.frexp(array)[1].astype(np.int64) - _BITS, 0)
         self._counts += np.bincount(shift * _HALF + (array >> shift), minlength=_BUCKETS)
 
     def __iadd__(self, other: Histogram) -> Histogram:

@@ -201,9 +201,8 @@ class WorkerLink:
             error, details = _class_name(refusal), str(refusal)[:MAX_DETAILS]
         except Exception as unexpected:
             error, details = InternalError.__name__, status_of(unexpected, method.path)[1]
-        self.report_counters(
-            catalog, snapshots
-        )  # before the answer: a number that a client has seen must outlive this worker
+        # Before the answer: a number that a client has seen must outlive this worker.
+        self.report_counters(catalog, snapshots)
         self._link.send(Performed(asked.number, WorkerAnswer(self._worker, error, details, data)))
 
     def _restore(self, message: RestoreCounters, catalog: Catalog, snapshots: Snapshots) -> None:
