@@ -89,13 +89,7 @@ class _Recorder(TorchFunctionMode):
         super().__init__()
         self.found: list[tuple[object, torch.Size]] = []
 
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Sequence[type],
-        args: Sequence[Any] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         returned = func(*args, **(kwargs or {}))
         self.found += [(func, leaf.shape) for leaf in tree_leaves(returned) if isinstance(leaf, Tensor)]
         return returned

@@ -11,7 +11,6 @@ the captured Unsqueeze, MaxPool and Squeeze back into one 1-D MaxPool.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from typing import Any
 
 import onnx_ir as ir
@@ -26,13 +25,7 @@ __all__ = ["DynamicMaxPool", "restore_max_pool"]
 class DynamicMaxPool(TorchFunctionMode):
     """While active, 1-D max-pools run as 2-D max-pools of height 1, and adaptive ones with one output as a maximum."""
 
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Sequence[type],
-        args: Sequence[Any] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Replace the calls that would fix a length; pass on every other call."""
         kwargs = dict(kwargs or {})
         if func in (torch.max_pool1d, F.max_pool1d) and not kwargs.get("return_indices") and len(args) < 7:

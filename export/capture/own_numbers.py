@@ -7,7 +7,7 @@ network as it is, so there these numbers are those of the type that the network 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from types import ModuleType
 from typing import Any
 
@@ -60,13 +60,7 @@ class _Mode(TorchFunctionMode):
         super().__init__()
         self._dtype = dtype
 
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Sequence[type],
-        args: Sequence[Any] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Give an RMSNorm without eps the epsilon of the network's type; pass on every other call."""
         called = _with_own_eps(func, self._dtype) if func in _RMS_NORM else func
         return called(*args, **(kwargs or {}))

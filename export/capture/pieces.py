@@ -41,13 +41,7 @@ class DynamicPieces(TorchFunctionMode):
             **dict.fromkeys((torch.add, Tensor.add, Tensor.__add__, Tensor.__iadd__), splits.add),
         }
 
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Sequence[type],
-        args: Sequence[Any] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Replace the calls that would fix a length; pass on every other call."""
         replacement = self._replaced.get(func)
         if replacement is not None:

@@ -123,13 +123,7 @@ TRANSLATIONS: dict[Callable[..., Any], Callable[..., Any]] = {
 class WholeRecurrence(TorchFunctionMode):
     """While active, LSTM, GRU and RNN layers on plain (not packed) sequences are captured as one operator each."""
 
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Sequence[type],
-        args: Sequence[Any] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Replace these calls; pass on every other call."""
         # A packed sequence has its batch sizes as second argument.
         if not kwargs and len(args) == 9 and isinstance(args[3], bool):

@@ -7,7 +7,7 @@ network is for the proof to say: the network itself applies its limits in every 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -33,13 +33,7 @@ class WritesLeftOut(TorchFunctionMode):
         super().__init__()
         self._network = network
 
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Sequence[type],
-        args: Sequence[Any] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Replace these two; pass on every other call."""
         reads = func == torch.Tensor.data.__get__  # type: ignore[attr-defined]
         writes = func == torch.Tensor.data.__set__  # type: ignore[attr-defined]
