@@ -10,8 +10,7 @@ import onnx_ir as ir
 
 from normfold.export.fold.affine import Affine, Array
 from normfold.export.fold.net import Dim, Gauges, Op, Refused, Tensor
-from normfold.export.fold.ops.entrywise import silenced_before
-from normfold.export.fold.silencing import Silencing
+from normfold.export.fold.ops.entrywise import Passing
 
 
 @dataclass(eq=False)
@@ -24,7 +23,7 @@ class SoftmaxWeights(Op):
 
 
 @dataclass(eq=False)
-class WeightedMean(Op):
+class WeightedMean(Passing):
     """y = Σ w[l] x[l] over one axis l of x, where the weights w are computed and Σ w[l] = 1: any affine passes.
 
         Σ w[l] (s x[l] + t) = s Σ w[l] x[l] + t Σ w[l] = s y + t
@@ -71,10 +70,6 @@ class WeightedMean(Op):
         """A constant channel stays constant where a later axis is summed."""
         x, (y,) = self.inputs[0], self.outputs
         return [known.get(x) if self.axis > 1 and x.channels == y.channels else None]
-
-    def silenced(self, tensor: Tensor, wanted: Affine, silencing: Silencing) -> Affine:
-        """The average of a constant is the constant."""
-        return silenced_before(self, tensor, wanted, silencing)
 
 
 def _changed(gauge: Affine, change: Callable[..., Array], axis: int) -> Affine:

@@ -1,4 +1,4 @@
-"""The rules that operators share which act on each entry alone."""
+"""The rules that operators share: those that act on each entry alone, and those through which affines pass."""
 
 from __future__ import annotations
 
@@ -38,13 +38,17 @@ class Entrywise(Op):
         return shapes[0]
 
 
-def silenced_before(op: Op, tensor: Tensor, wanted: Affine, silencing: Silencing) -> Affine:
-    """Return what entries behind an operator hold that passes affines on, when those before it are silenced."""
-    before = op.spread(Gauges({tensor: wanted}))
-    parts = {x: before[x] for x in op.inputs if x in before and not before[x].is_identity}
-    if not parts:
-        raise Refused(f"{op} computes these entries from none of its inputs")
-    return op.spread(Gauges({x: silencing.of(x, part) for x, part in parts.items()}))[tensor]
+@dataclass(eq=False)
+class Passing(Op):
+    """An operator through which affines pass, so that a constant entry stays constant on its way."""
+
+    def silenced(self, tensor: Tensor, wanted: Affine, silencing: Silencing) -> Affine:
+        """What it holds when the entries are silenced in the inputs that ``spread`` says they come from."""
+        before = self.spread(Gauges({tensor: wanted}))
+        parts = {x: before[x] for x in self.inputs if x in before and not before[x].is_identity}
+        if not parts:
+            raise Refused(f"{self} computes these entries from none of its inputs")
+        return self.spread(Gauges({x: silencing.of(x, part) for x, part in parts.items()}))[tensor]
 
 
 def lost_by_both(op: Op, removed: RemovedFrom) -> dict[Tensor, RemovedChannels]:

@@ -12,14 +12,13 @@ import numpy as np
 from normfold.export.fold.affine import Affine, Array
 from normfold.export.fold.channels import AddedChannel, RemovedChannels
 from normfold.export.fold.net import AddedChannels, Constants, Dim, Gauges, Op, Refused, RemovedFrom, Tensor
-from normfold.export.fold.ops.entrywise import silenced_before
+from normfold.export.fold.ops.entrywise import Passing
 from normfold.export.fold.ranges import Range
-from normfold.export.fold.silencing import Silencing
 from normfold.export.graphs.writing import Writing
 
 
 @dataclass(eq=False)
-class Transpose(Op):
+class Transpose(Passing):
     """y = transpose(x, axes): the affine is transposed."""
 
     passes_scale: ClassVar[bool] = True
@@ -35,10 +34,6 @@ class Transpose(Op):
         """Refuse any: constants are known along axis 1 only."""
         raise Refused(f"{self} moves the channels to another axis, through which no constant is followed")
 
-    def silenced(self, tensor: Tensor, wanted: Affine, silencing: Silencing) -> Affine:
-        """A constant entry stays constant, on the axis where it was before."""
-        return silenced_before(self, tensor, wanted, silencing)
-
     def range(self, inputs: Sequence[Range]) -> Range:
         """The input's range, transposed."""
         return Range(*(end.transpose(self.axes) for end in inputs[0].ends))
@@ -49,7 +44,7 @@ class Transpose(Op):
 
 
 @dataclass(eq=False)
-class Reshape(Op):
+class Reshape(Passing):
     """Reshape, Flatten, Squeeze, Unsqueeze: the affine is reshaped, where its axes stay apart from dynamic lengths."""
 
     passes_scale: ClassVar[bool] = True
@@ -64,10 +59,6 @@ class Reshape(Op):
         if x in gauges:
             return {y: _reshaped(self, gauges[x], pairs, y.rank, forward=True)}
         return {x: _reshaped(self, gauges[y], pairs, x.rank, forward=False)}
-
-    def silenced(self, tensor: Tensor, wanted: Affine, silencing: Silencing) -> Affine:
-        """A constant entry stays constant, where the axes can be followed."""
-        return silenced_before(self, tensor, wanted, silencing)
 
     def _pairs(self) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
         (x,), (y,) = self.inputs, self.outputs

@@ -9,13 +9,12 @@ import numpy as np
 
 from normfold.export.fold.affine import Affine, Array, joined
 from normfold.export.fold.channels import AddedChannel
-from normfold.export.fold.net import AddedChannels, Dim, Gauges, Op, Refused, Tensor
-from normfold.export.fold.ops.entrywise import silenced_before
-from normfold.export.fold.silencing import Silencing
+from normfold.export.fold.net import AddedChannels, Dim, Gauges, Refused, Tensor
+from normfold.export.fold.ops.entrywise import Passing
 
 
 @dataclass(eq=False)
-class Padding(Op):
+class Padding(Passing):
     """Pad. Mirrored or repeated edges let any affine pass; zeros let a scale pass; new channels have the identity.
 
     pad(s x + t) = s pad(x) + t     mode reflect, edge, wrap
@@ -59,10 +58,6 @@ class Padding(Op):
         if gauge.take(1, new).shifts:
             raise Refused(f"{self} adds channels of zeros, which do not take a shift")
         return {x: gauge.take(1, np.arange(lead, lead + size))}
-
-    def silenced(self, tensor: Tensor, wanted: Affine, silencing: Silencing) -> Affine:
-        """A constant entry stays constant where the padding repeats it, or pads 0 with zeros."""
-        return silenced_before(self, tensor, wanted, silencing)
 
     def add_channel(self, added: AddedChannels) -> dict[Tensor, AddedChannel]:
         """One more channel passes; behind zeros it holds its constant within the ends, as a carrier should."""

@@ -11,14 +11,13 @@ from numpy.typing import NDArray
 
 from normfold.export.fold.affine import Affine, Array
 from normfold.export.fold.channels import AddedChannel, RemovedChannels
-from normfold.export.fold.net import AddedChannels, Dim, Gauges, Op, Refused, RemovedFrom, Tensor
-from normfold.export.fold.ops.entrywise import lost_by_both, silenced_before
+from normfold.export.fold.net import AddedChannels, Dim, Gauges, Refused, RemovedFrom, Tensor
+from normfold.export.fold.ops.entrywise import Passing, lost_by_both
 from normfold.export.fold.ranges import Range
-from normfold.export.fold.silencing import Silencing
 
 
 @dataclass(eq=False)
-class Pooling(Op):
+class Pooling(Passing):
     """An operator over positions, the same for every channel.
 
         mean:  any affine passes:                 mean(s x + t) = s mean(x) + t
@@ -114,10 +113,6 @@ class Pooling(Op):
         only_zeros = self.counts_zeros or self.terms is None
         after = np.where(before == 0, before, np.nan) if only_zeros else before * self._factor
         return [after, *[None] * (len(self.outputs) - 1)]
-
-    def silenced(self, tensor: Tensor, wanted: Affine, silencing: Silencing) -> Affine:
-        """A constant channel stays constant where the pool works along other axes and averages no zeros."""
-        return silenced_before(self, tensor, wanted, silencing)
 
     def remove_channels(self, removed: RemovedFrom) -> dict[Tensor, RemovedChannels]:
         """Input and output lose the same channels, where the channels keep their axis."""

@@ -12,15 +12,14 @@ import onnx_ir as ir
 
 from normfold.export.fold.affine import Affine, Array, joined, placed
 from normfold.export.fold.channels import AddedChannel, RemovedChannels
-from normfold.export.fold.net import AddedChannels, Constants, Dim, Gauges, Op, Refused, RemovedFrom, Tensor
-from normfold.export.fold.ops.entrywise import silenced_before
+from normfold.export.fold.net import AddedChannels, Constants, Dim, Gauges, Refused, RemovedFrom, Tensor
+from normfold.export.fold.ops.entrywise import Passing
 from normfold.export.fold.ranges import Range
-from normfold.export.fold.silencing import Silencing
 from normfold.export.graphs.writing import Writing
 
 
 @dataclass(eq=False)
-class Concat(Op):
+class Concat(Passing):
     """y = concat(x₁, x₂, …) along an axis: the output's affine is the inputs', joined."""
 
     joins_tensors: ClassVar[bool] = True
@@ -89,10 +88,6 @@ class Concat(Op):
     def _joins_different_channels(self) -> bool:
         return self.axis == 1 and len(set(self.inputs)) == len(self.inputs)
 
-    def silenced(self, tensor: Tensor, wanted: Affine, silencing: Silencing) -> Affine:
-        """Each entry is silenced in the input that it comes from."""
-        return silenced_before(self, tensor, wanted, silencing)
-
     def remove_channels(self, removed: RemovedFrom) -> dict[Tensor, RemovedChannels]:
         """Output and one input lose the same channels, numbered from that input's first one."""
         if not self._joins_different_channels:
@@ -126,7 +121,7 @@ class Concat(Op):
 
 
 @dataclass(eq=False)
-class Select(Op):
+class Select(Passing):
     """Split, Slice and Gather by constant indices: output k holds the input's slices ``picks[k]`` along an axis."""
 
     axis: int = 1
@@ -211,10 +206,6 @@ class Select(Op):
         super().take(params, changed)
         if params is not None:
             self.picks = tuple(np.arange(a, b) for a, b in pairwise(np.cumsum([0, *params])))
-
-    def silenced(self, tensor: Tensor, wanted: Affine, silencing: Silencing) -> Affine:
-        """Entries are silenced in the input, where no other entry of the output is read from there."""
-        return silenced_before(self, tensor, wanted, silencing)
 
     def remove_channels(self, removed: RemovedFrom) -> dict[Tensor, RemovedChannels]:
         """All lose the same channels; where a Split parts the channels, its input and the part that holds them."""

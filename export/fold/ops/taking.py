@@ -11,14 +11,13 @@ from numpy.typing import NDArray
 
 from normfold.export.fold.affine import Affine, Array, placed
 from normfold.export.fold.channels import AddedChannel, RemovedChannels
-from normfold.export.fold.net import AddedChannels, Dim, Gauges, Op, Refused, RemovedFrom, Tensor
-from normfold.export.fold.ops.entrywise import lost_by_both, silenced_before
+from normfold.export.fold.net import AddedChannels, Dim, Gauges, Refused, RemovedFrom, Tensor
+from normfold.export.fold.ops.entrywise import Passing, lost_by_both
 from normfold.export.fold.ranges import Range
-from normfold.export.fold.silencing import Silencing
 
 
 @dataclass(eq=False)
-class Take(Op):
+class Take(Passing):
     """Gather, and GatherND along one axis: y = take(x, indices, axis). Windows of time steps are taken so.
 
         take(s x + t) = s take(x) + t        where s and t are the same all along the axis, whatever the indices are,
@@ -83,10 +82,6 @@ class Take(Op):
         """A constant channel stays constant where a later axis is picked from."""
         return [known.get(self.inputs[0]) if self.axis > 1 else None]
 
-    def silenced(self, tensor: Tensor, wanted: Affine, silencing: Silencing) -> Affine:
-        """Entries are silenced all along the axis that is picked from."""
-        return silenced_before(self, tensor, wanted, silencing)
-
     def remove_channels(self, removed: RemovedFrom) -> dict[Tensor, RemovedChannels]:
         """Input and output lose the same channels, where a later axis is picked from."""
         if self.axis < 2:
@@ -106,7 +101,7 @@ class Take(Op):
 
 
 @dataclass(eq=False)
-class TakeEach(Op):
+class TakeEach(Passing):
     """GatherElements: each entry is picked along one axis by an index of its own, as the last step before the padding.
 
         take(s x + t) = s take(x) + t        where s and t are the same all along the axis
@@ -133,13 +128,9 @@ class TakeEach(Op):
         (x,), (y,) = self.inputs, self.outputs
         return [known.get(x) if self.axis > 1 and x.channels == y.channels else None]
 
-    def silenced(self, tensor: Tensor, wanted: Affine, silencing: Silencing) -> Affine:
-        """Entries are silenced all along the axis that is picked from."""
-        return silenced_before(self, tensor, wanted, silencing)
-
 
 @dataclass(eq=False)
-class DepthToSpace(Op):
+class DepthToSpace(Passing):
     """DepthToSpace (pixel shuffle): ``block²`` channels of the input hold one channel of the output.
 
     shuffle(s x + t) = s shuffle(x) + t        where the channels that are shuffled into one have one s and one t
@@ -169,7 +160,3 @@ class DepthToSpace(Op):
         if not passed.take(1, into).equals(gauge):
             raise Refused(f"{self} shuffles channels of different scales or shifts into one")
         return {y: passed}
-
-    def silenced(self, tensor: Tensor, wanted: Affine, silencing: Silencing) -> Affine:
-        """All channels that are shuffled into a constant one are constant."""
-        return silenced_before(self, tensor, wanted, silencing)
