@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from normfold.cli.output import json_of
+from normfold.counting import counted
 from normfold.telemetry import VARIABLE
 
 if TYPE_CHECKING:
@@ -80,8 +81,7 @@ def _telemetry(off: bool) -> str:
 
 def _cpus(cpus: Cpus) -> str:
     quota = "no cgroup quota" if cpus.quota is None else f"a cgroup quota of {cpus.quota:g}"
-    each = f"{cpus.threads} thread{'s' * (cpus.threads > 1)}"
     return (
         f"{cpus.usable} ({cpus.machine} in the machine, {cpus.affinity} by affinity, {quota}): "
-        f"{cpus.workers} worker{'s' * (cpus.workers > 1)}, in each a run of at most {each}"
+        f"{counted(cpus.workers, 'worker')}, in each a run of at most {counted(cpus.threads, 'thread')}"
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from normfold.counting import counted
 from normfold.export.errors import ExportError
 from normfold.processor import affinity_cpus
 
@@ -33,7 +34,7 @@ def check_threads(threads: int) -> None:
     """Raise ExportError where this machine has fewer CPUs than ``threads``: a run cannot be timed on them here."""
     cpus = affinity_cpus()
     if not 1 <= threads <= cpus:
-        there = "1 CPU" if cpus == 1 else f"{cpus} CPUs"
+        there = counted(cpus, "CPU")
         raise ExportError(
             f"--threads {threads}: the forms are timed on this machine, which has {there}; give 1 to {cpus}"
         )

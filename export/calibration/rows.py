@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from normfold.counting import counted
 from normfold.export.inputs.sizes import batch_dimension
 from normfold.export.inputs.specs import InputSpec
 from normfold.export.proof.verify import Case
@@ -45,7 +46,7 @@ class DataSet:
 
     def __str__(self) -> str:
         """Return "25 rows: every second row of 'a.npy'"."""
-        return f"{self.rows:,} {'row' if self.rows == 1 else 'rows'}: {self.source}"
+        return f"{counted(self.rows, 'row')}: {self.source}"
 
 
 @dataclass(frozen=True)

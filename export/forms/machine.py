@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from normfold.counting import counted
 from normfold.export.graphs.runtime import CPU
 from normfold.processor import processor_name
 
@@ -27,7 +28,7 @@ class Machine:
     @property
     def in_words(self) -> str:
         """The number of threads: "1 thread"."""
-        return f"{self.threads} thread{'' if self.threads == 1 else 's'}"
+        return counted(self.threads, "thread")
 
     def __str__(self) -> str:
         return f"{self.processor}, onnxruntime {self.onnxruntime}, {self.in_words}"

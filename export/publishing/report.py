@@ -6,6 +6,7 @@ import dataclasses
 from dataclasses import dataclass, replace
 from typing import Any
 
+from normfold.counting import counted
 from normfold.export.calibration.rows import FEWEST
 from normfold.export.fold import FoldReport
 from normfold.export.forms.machine import Machine
@@ -167,7 +168,7 @@ def folded_form(report: ExportReport) -> str:
             f"the {published.variant} form keeps its BatchNorms, because the folded form was left out (see the notes); "
             "what follows is about the folded form"
         )
-    kept = f"{published.batchnorms} BatchNorm{'' if published.batchnorms == 1 else 's'}"
+    kept = counted(published.batchnorms, "BatchNorm")
     them = "it" if published.batchnorms == 1 else "them"
     why = "as it was asked for" if published.chosen_by == "request" else f"because it runs faster with {them}"
     return (

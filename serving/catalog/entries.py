@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 
+from normfold.counting import counted
 from normfold.protos import grpc_service as pb
 from normfold.serving.catalog.entry import NOT_LOADED, READY, Entry
 from normfold.serving.catalog.model import Model
@@ -43,7 +44,7 @@ def lines(entries: Mapping[str, Entry]) -> list[tuple[str, bool]]:
         if entry.reason:
             found.append((f"{name} was not loaded: {entry.reason}", False))
     if asleep:
-        found.append((f"{asleep:,} model{'s' if asleep > 1 else ''}, each loaded by its first request", True))
+        found.append((f"{counted(asleep, 'model')}, each loaded by its first request", True))
     return found
 
 

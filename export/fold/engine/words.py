@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 
-from normfold.counting import listed
+from normfold.counting import counted, listed
 from normfold.export.fold.engine.plan import ALL, FoldPlan, Refusals
 from normfold.export.fold.net import QUANTIZED, Op
 from normfold.export.fold.number_readers import number_readers
@@ -59,7 +59,7 @@ def _advice(target: Scaling, refusals: Refusals) -> str:
 
 
 def _more(ways: int) -> str:
-    return f"; and {ways} more way{'s' if ways > 1 else ''}" if ways else ""
+    return f"; and {counted(ways, 'more way')}" if ways else ""
 
 
 def _between(target: Scaling) -> str:
