@@ -183,16 +183,13 @@ def dimensions(specs: Sequence[InputSpec]) -> tuple[Dimension, ...]:
     return tuple({d.name: d for s in specs for d in s.dims if isinstance(d, Dimension)}.values())
 
 
-def specs_of_samples(samples: Mapping[str, NDArray[Any]], given: Sequence[InputSpec] = ()) -> tuple[InputSpec, ...]:
+def specs_of_samples(samples: Mapping[str, NDArray[Any]]) -> tuple[InputSpec, ...]:
     """Return the inputs that ``samples`` (name -> array) show: a first dimension ``N``, the batch, then fixed ones.
 
-    Inputs described in ``given`` are kept. Raises InputSpecError for an array that cannot be an input.
+    Raises InputSpecError for an array that cannot be an input.
     """
-    known = {s.name: s for s in given}
-    specs = list(given)
+    specs = []
     for name, array in samples.items():
-        if name in known:
-            continue
         try:
             datatype = by_dtype(array.dtype)
         except (KeyError, TypeError):

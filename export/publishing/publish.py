@@ -32,7 +32,7 @@ from normfold.export.publishing.kept import changed_files
 from normfold.manifest import manifest
 from normfold.whole_file import alone_in, write_new
 
-__all__ = ["Publication", "manifest", "publish"]
+__all__ = ["Publication", "publish"]
 
 logger = logging.getLogger(__name__)
 

@@ -102,9 +102,9 @@ def has_shape_of(tensor: Tensor, like: Tensor) -> bool:
     return bool(is_lazy(like) or (not is_lazy(tensor) and tensor.shape == getattr(like, "shape", None)))
 
 
-def some(names: list[str], shown: int = 5) -> str:
+def some(names: list[str]) -> str:
     """Return the first names in quotes, and how many more there are."""
-    return listed([f"'{n}'" for n in names], shown)
+    return listed([f"'{n}'" for n in names])
 
 
 def _state_dicts(value: Any, name: str = "", depth: int = DEPTH) -> Iterator[tuple[str, Mapping[str, Tensor]]]:
