@@ -178,7 +178,7 @@ class ModelFolder:
                 f"{filename} cannot be read: No such file or directory; {others[0].name} is there: rename it, or write "
                 f'default_model_filename: "{others[0].name}" into config.pbtxt'
             )
-        return read_plain(self.path / filename, filename, self.root or self.path)
+        return read_plain(path, filename, self.root or self.path)
 
     @property
     def _is_file(self) -> bool:
@@ -201,13 +201,14 @@ class Repository:
                 raise StartError(
                     f"repository {str(path)!r} is a file but not an .onnx file; give a folder or model.onnx"
                 )
-            self._single = _single(path)
+            #: Whether it is one model, and no folder of models.
+            self.is_single = _single(path)
         except OSError as error:
             raise StartError(f"repository {str(path)!r} cannot be read: {why(error)}") from None
-        if name is not None and not self._single:
+        if name is not None and not self.is_single:
             raise StartError(f"a name can only be given to a single model; {str(path)!r} is a folder of models")
         self._name = name or (path.stem if is_file(path) else path.resolve().name)
-        if self._single and not NAME.fullmatch(self._name):
+        if self.is_single and not NAME.fullmatch(self._name):
             raise StartError(f"{self._name!r} is not a model name (letters, digits, . _ -); give one with --name")
         if next(self._found(), None) is None and ((hint := meant(path, _single)) or not wait):
             raise StartError(
@@ -220,7 +221,7 @@ class Repository:
         return {folder.name: folder for folder in self._found()}
 
     def _found(self) -> Iterator[ModelFolder]:
-        if self._single:
+        if self.is_single:
             yield ModelFolder(self._name, self.path)
             return
         try:
@@ -231,22 +232,17 @@ class Repository:
             if (folder := self.find(name)) is not None:
                 yield folder
 
-    @property
-    def is_single(self) -> bool:
-        """Whether it is one model, and no folder of models."""
-        return self._single
-
     def versions(self, name: str) -> list[int]:
         """The versions of the model ``name``, in ascending order. Raises LoadError where it is gone."""
         return self.folder(name).versions()
 
     def folder(self, name: str) -> ModelFolder:
         """The folder of the model ``name``, whether it is there or not."""
-        return ModelFolder(name, self.path) if self._single else ModelFolder(name, self.path / name, self.path)
+        return ModelFolder(name, self.path) if self.is_single else ModelFolder(name, self.path / name, self.path)
 
     def find(self, name: str) -> ModelFolder | None:
         """The model ``name``, if it is there now; the other models are not looked at."""
-        if self._single:
+        if self.is_single:
             return self.folder(name) if name == self._name else None
         return self.folder(name) if NAME.fullmatch(name) and _is_model(self.path / name) else None
 
