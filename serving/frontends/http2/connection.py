@@ -96,7 +96,6 @@ class ServerConnection(SocketSide):
         """Cancel every call."""
         self._places.free(self)
         self.frames.forget()
-        self.uncut.clear()
         self.service.turns.end(self, False)
         drop_all(self)
 
@@ -294,7 +293,6 @@ class ServerConnection(SocketSide):
     def give_up(self, error: Fault | HeaderError) -> None:
         """End the connection with its reason; nothing more of it is read."""
         self.frames.forget()
-        self.uncut.clear()
         self.sender.out.append(h2.goaway(self.last, error.code, str(error)))
         self.leaving = True
         drop_all(self)

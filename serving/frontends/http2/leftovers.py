@@ -38,6 +38,7 @@ def drop_all(connection: Leaving) -> None:
     opening = connection.opening
     calls, begun = list(connection.calls.values()), opening.begun
     connection.calls.clear()
+    connection.uncut.clear()
     connection.promised.clear()
     opening.begun = {}
     not_opened = (partial(opening.drop, connection, number, asked) for number, asked in begun.items())
