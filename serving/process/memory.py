@@ -93,7 +93,10 @@ class _Collections:
         self._settled, self._more = 0, False
 
     def settle(self) -> None:
-        """Exclude the objects of now, and look at collections from now on."""
+        """Exclude all objects that exist now from later garbage collections: they stay, and visiting them takes 50 ms.
+
+        From now on no collection takes long, whatever clients do.
+        """
         gc.freeze()
         self._settled = gc.get_freeze_count()
         gc.set_threshold(*THRESHOLDS)
@@ -111,9 +114,10 @@ class _Collections:
             self._more = True
 
     def collect(self) -> None:
-        """Collect among the excluded objects, too, once there are not many more of them than at first.
+        """Collect what collections have left out since ``settle``; for a server that is idle.
 
-        That takes a fifth of a second, and is left out where nearly all of them have been freed without it.
+        That is done once there are not many more of these objects than at first. It takes a fifth of a second, and is
+        left out where nearly all of them have been freed without it.
         """
         more = gc.get_freeze_count() - self._settled
         if self._more and more < FEW_LEFT:
@@ -126,16 +130,4 @@ class _Collections:
 
 
 _COLLECTIONS = _Collections()
-
-
-def settle() -> None:
-    """Exclude all objects that exist now from later garbage collections: they stay, and visiting them takes 50 ms.
-
-    From now on no collection takes long, whatever clients do.
-    """
-    _COLLECTIONS.settle()
-
-
-def collect() -> None:
-    """Collect what collections have left out since ``settle``; for a server that is idle."""
-    _COLLECTIONS.collect()
+settle, collect = _COLLECTIONS.settle, _COLLECTIONS.collect

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from pathlib import Path
 
 from normfold.protos import metrics as mx
 from normfold.serving.catalog.catalog import Catalog
 from normfold.serving.errors import Status
+from normfold.serving.process.memory import resident_bytes
 from normfold.serving.rpc.methods import Method
 from normfold.serving.rpc.traffic import Traffic
 
 PATH = "/normfold.Metrics/Snapshot"
-
-_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
-_MEMORY = Path("/proc/self/statm")
 
 
 class Snapshots:
@@ -63,5 +60,5 @@ def failed_sums(rows: Iterable[mx.FailedCalls]) -> list[mx.FailedCalls]:
 
 def _process(worker: int) -> mx.ProcessSnapshot:
     times = os.times()
-    resident = int(_MEMORY.read_text().split()[1]) * _PAGE_BYTES if _MEMORY.exists() else 0
-    return mx.ProcessSnapshot(worker=worker, resident_bytes=resident, cpu_seconds=times.user + times.system)
+    cpu_seconds = times.user + times.system
+    return mx.ProcessSnapshot(worker=worker, resident_bytes=resident_bytes(), cpu_seconds=cpu_seconds)
