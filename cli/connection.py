@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from normfold.cli.needs import Need
-from normfold.cli.option_groups import with_options
+from normfold.cli.option_groups import option_group
 
 if TYPE_CHECKING:
     from normfold.serving.client.errors import ClientError
@@ -20,7 +20,7 @@ FILE = click.Path(path_type=Path)
 #: The environment variable that holds a token.
 TOKEN = "NORMFOLD_TOKEN"
 
-_OPTIONS = (
+_options = option_group(
     click.option("--tls", is_flag=True, help="Connect with TLS; the options --tls-… imply it."),
     click.option("--tls-ca", type=FILE, help="The certificates that sign the server's, in PEM. Default: the system's."),
     click.option("--tls-cert", type=FILE, help="This client's certificate, for a server that wants one."),
@@ -69,7 +69,7 @@ def connection_options(command: Callable[..., Any]) -> Callable[..., Any]:
         client_tls = ClientTls(tls_ca, tls_cert, tls_key, tls_server_name) if with_tls else None
         return command(*arguments, credentials=Credentials(client_tls, token), **options)
 
-    return with_options(with_credentials, _OPTIONS)
+    return _options(with_credentials)
 
 
 def said_of(error: ClientError, address: str) -> str:

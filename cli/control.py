@@ -5,11 +5,12 @@ from __future__ import annotations
 import shlex
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import click
 
 from normfold.cli.connection import connection_options, said_of
+from normfold.cli.option_groups import option_group
 from normfold.cli.output import told_after
 from normfold.cli.seconds import Seconds
 from normfold.cli.terminal import one_line
@@ -26,13 +27,12 @@ ADDRESS = "127.0.0.1:8001"
 LOADS = "model_repository"
 
 
-def server_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The options that say which server is asked."""
-    timeout = click.option(
-        "--timeout", type=Seconds(0, min_open=True), default=300.0, show_default=True, help="Seconds."
-    )
-    address = click.option("--address", "-a", default=ADDRESS, show_default=True, help="host:port, or unix:/path.")
-    return address(timeout(connection_options(command)))
+#: The options that say which server is asked.
+server_options = option_group(
+    click.option("--address", "-a", default=ADDRESS, show_default=True, help="host:port, or unix:/path."),
+    click.option("--timeout", type=Seconds(0, min_open=True), default=300.0, show_default=True, help="Seconds."),
+    connection_options,
+)
 
 
 @contextmanager

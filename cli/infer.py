@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from normfold.array_file import DAMAGED, open_array_file, why_unread
-from normfold.cli.connection import connection_options, said_of
+from normfold.cli.connection import connection_options
+from normfold.cli.control import ADDRESS, asking
 from normfold.cli.output import json_of
 from normfold.cli.seconds import Seconds
 from normfold.cli.target_file import check_target
@@ -43,7 +44,7 @@ _BEYOND_JSON = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
     metavar="NAME=VALUE",
     help="NAME=@file.npy, NAME=@file.npz (its array NAME), NAME=@file.json, or NAME=JSON. Repeat for more inputs.",
 )
-@click.option("--address", "-a", default="127.0.0.1:8001", show_default=True, help="host:port, or unix:/path.")
+@click.option("--address", "-a", default=ADDRESS, show_default=True, help="host:port, or unix:/path.")
 @connection_options
 @click.option("--version", default="", help="The model's version. Default: the highest in service.")
 @click.option("--output", "-o", "outputs", multiple=True, metavar="NAME", help="Only this output (repeat for more).")
@@ -79,7 +80,6 @@ def infer(
 
     Exit code: 0 with an answer, 1 without, 2 for a wrong command.
     """
-    from normfold.serving.client.client import Client, ClientError
     from normfold.serving.client.sizes import note, refusal
 
     if top is not None and save is not None:
@@ -94,26 +94,21 @@ def infer(
     if twice := [name for name, count in Counter(name for name, _ in values).items() if count > 1]:
         raise click.UsageError(f"--input {twice[0]} is given more than once")
     contents = {name: _read(name, text) for name, text in values}
-    try:
-        with Client(address, timeout=timeout, tls=credentials.tls, token=credentials.token) as client:
-            metadata = client.model_metadata(model, version)
-            arrays = {name: _as_input(name, text, contents[name], metadata, cast) for name, text in values}
-            shapes = {name: array.shape for name, array in arrays.items()}
-            if said := refusal(metadata, shapes):
-                raise click.ClickException(said)
-            if said := note(metadata, shapes):
-                click.echo(f"note: {one_line(said)}", err=True)
-            if top is not None:
-                rows = client.classify(model, arrays, top, outputs[0] if outputs else None, version)
-                _print_classes(rows, as_json)
-                return
-            answers = client.infer(model, arrays, outputs or None, version)
-            if not answers:
-                raise click.ClickException("the server's answer holds no output")
-    except ClientError as error:
-        raise click.ClickException(said_of(error, address)) from None
-    except ValueError as error:
-        raise click.UsageError(str(error)) from None
+    with asking(address, timeout, credentials) as client:
+        metadata = client.model_metadata(model, version)
+        arrays = {name: _as_input(name, text, contents[name], metadata, cast) for name, text in values}
+        shapes = {name: array.shape for name, array in arrays.items()}
+        if said := refusal(metadata, shapes):
+            raise click.ClickException(said)
+        if said := note(metadata, shapes):
+            click.echo(f"note: {one_line(said)}", err=True)
+        if top is not None:
+            rows = client.classify(model, arrays, top, outputs[0] if outputs else None, version)
+            _print_classes(rows, as_json)
+            return
+        answers = client.infer(model, arrays, outputs or None, version)
+        if not answers:
+            raise click.ClickException("the server's answer holds no output")
     if answers.version and not as_json:
         click.echo(one_line(f"answered by {answers.model} version {answers.version}"), err=True)
     if save is not None:
@@ -167,7 +162,7 @@ def _as_input(name: str, text: str, content: Array | str, metadata: ModelMetadat
     return _of_datatype(name, content, declared, cast, path)
 
 
-def _from_json(name: str, text: str, declared: str, path: Path | None = None) -> Array:
+def _from_json(name: str, text: str, declared: str, path: Path | None) -> Array:
     """The array that ``text``, from the file ``path`` if that is given, writes in JSON.
 
     Raises click.UsageError or ValueError.

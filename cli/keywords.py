@@ -5,13 +5,14 @@ from __future__ import annotations
 import ast
 import json
 import tomllib
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import click
 
 from normfold.cli.needs import Need
+from normfold.cli.option_groups import option_group
 from normfold.digits import read_digits
 from normfold.plain_file import read_plain_text
 
@@ -44,28 +45,20 @@ FOLDING_NEEDS = (
     SAMPLES_NEEDED,
     Need(("fold_all",), "form", lambda values: values["form"] != "unfolded", "with --form unfolded: nothing is folded"),
 )
+code_arguments = option_group(
+    click.option(
+        "--arg", "arguments", multiple=True, metavar="KEY=VALUE",
+        help="An argument for the factory or class; repeatable.",
+    ),
+    click.option(
+        "--config", type=click.Path(path_type=Path), metavar="FILE",
+        help="Arguments for the factory or class from a .toml or .json file; --arg goes first.",
+    ),
+)  # fmt: skip
 timed_sizes = click.option(
     "--time-at", multiple=True, metavar="DIM=SIZE",
     help="Time the forms at this size of a dynamic dimension, L=5000; default: the first sample's, or a usual one.",
 )  # fmt: skip
-
-
-def code_arguments(command: Callable[..., None]) -> Callable[..., None]:
-    """Give ``command`` the options --arg and --config."""
-    config = click.option(
-        "--config",
-        type=click.Path(path_type=Path),
-        metavar="FILE",
-        help="Arguments for the factory or class from a .toml or .json file; --arg goes first.",
-    )
-    arguments = click.option(
-        "--arg",
-        "arguments",
-        multiple=True,
-        metavar="KEY=VALUE",
-        help="An argument for the factory or class; repeatable.",
-    )
-    return arguments(config(command))
 
 
 def check_weights_key(key: str, weights: object) -> None:

@@ -1,15 +1,20 @@
-"""Options of a command that are kept in a module of their own."""
+"""Options that a command takes as a group."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 Command = Callable[..., Any]
+Decorator = Callable[[Command], Command]
 
 
-def with_options(command: Command, options: Sequence[Callable[[Command], Command]]) -> Command:
-    """``command`` with ``options``, which its help lists in their order."""
-    for option in reversed(options):
-        command = option(command)
-    return command
+def option_group(*options: Decorator) -> Decorator:
+    """A decorator that gives a command these options, which its help lists in their order."""
+
+    def decorate(command: Command) -> Command:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate

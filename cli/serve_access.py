@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import click
 
-from normfold.cli.option_groups import with_options
+from normfold.cli.option_groups import option_group
 
 FILE = click.Path(path_type=Path)
 
 # Each option has the name and the default of a field of ServerConfig.
-_OPTIONS = (
+access_options = option_group(
     click.option("--tls-cert", type=FILE, help="The server's certificate, in PEM. Read again when it changes."),
     click.option("--tls-key", type=FILE, help="Its key, without a passphrase."),
     click.option("--tls-client-ca", type=FILE, help="Accept only clients with a certificate that one of these signed."),
@@ -43,8 +41,3 @@ _OPTIONS = (
         help="Whether clients may list the procedures, as grpcurl does.",
     ),
 )
-
-
-def access_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """``command`` with these options."""
-    return with_options(command, _OPTIONS)

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 import click
 
-from normfold.cli.option_groups import with_options
+from normfold.cli.option_groups import option_group
 
 
 def mebibytes(context: click.Context, parameter: click.Parameter, number: int | None) -> int:
@@ -16,7 +13,7 @@ def mebibytes(context: click.Context, parameter: click.Parameter, number: int | 
 
 
 # Each option has the name and the default of a field of ServerConfig.
-_OPTIONS = (
+connection_options = option_group(
     click.option(
         "--max-connections",
         type=click.IntRange(1, 1 << 20),
@@ -89,8 +86,3 @@ _OPTIONS = (
         help="Seconds for the answer of such a client before its connection is closed.",
     ),
 )
-
-
-def connection_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """``command`` with these options."""
-    return with_options(command, _OPTIONS)

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
-from typing import Any
 
 import click
 
-from normfold.cli.option_groups import with_options
+from normfold.cli.option_groups import option_group
 from normfold.cli.serve_connections import mebibytes
 
 
@@ -20,7 +18,7 @@ def _size(context: click.Context, parameter: click.Parameter, text: str | None) 
     return int(match[1]) << {"MiB": 20, "GiB": 30}[match[2]]
 
 
-OPTIONS = (
+limit_options = option_group(
     click.option(
         "--max-message-mib",
         "max_message_bytes",
@@ -92,8 +90,3 @@ OPTIONS = (
         help="Memory that a load may take. Default: 2048, and 8 times the size of the model's files.",
     ),
 )
-
-
-def limit_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """``command`` with these options."""
-    return with_options(command, OPTIONS)
