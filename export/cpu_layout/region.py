@@ -108,14 +108,10 @@ def _carry_out(node: ir.Node, chosen: Mapping[ir.Node, Moved], edges: Edges) -> 
         if _turning(value, chosen) is None:
             node.replace_input_with(index, edges.enter(value, before=node))
     for index, array in answer.constants.items():
-        _set_input(
-            node, index, edges.writing.shared(array, like=node.inputs[index] if index < len(node.inputs) else None)
-        )
+        like = node.inputs[index] if index < len(node.inputs) else None
+        _set_input(node, index, edges.writing.shared(array, like))
     for name, attribute in answer.attributes.items():
-        if attribute is None:
-            node.attributes.pop(name, None)
-        else:
-            node.attributes[name] = ir.convenience.convert_attribute(name, attribute)
+        node.attributes[name] = ir.convenience.convert_attribute(name, attribute)
     if answer.outputs:
         for value in (v for v in node.outputs if v.shape is not None and len(v.shape) == edges.order.rank):
             outside = [(n, i) for n, i in value.uses() if not (n in chosen and i in chosen[n].data)]

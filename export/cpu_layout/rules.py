@@ -19,7 +19,7 @@ from normfold.export.graphs.node import NodeView
 __all__ = ["ANCHORS", "RULES", "Moved", "Rule", "takes"]
 
 Array = NDArray[Any]
-Attribute = int | str | Sequence[int] | None
+Attribute = int | Sequence[int]
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Moved:
     data: tuple[int, ...] = (0,)
     #: Inputs whose constant is replaced by another.
     constants: Mapping[int, Array] = field(default_factory=dict)
-    #: Attributes that change; None removes the attribute.
+    #: Attributes that change.
     attributes: Mapping[str, Attribute] = field(default_factory=dict)
     #: Whether the outputs are in the new order too; else they stay as they were.
     outputs: bool = True
@@ -174,10 +174,8 @@ def reduced(node: NodeView, order: AxisOrder) -> Moved | None:
 
 def resized(node: NodeView, order: AxisOrder) -> Moved | None:
     """resize(x)^ = resize(x̂) for constant scales or sizes, 1 for the axis of one entry; no regions, no axes."""
-    mode, policy = (
-        node.attribute("coordinate_transformation_mode", "half_pixel"),
-        node.attribute("keep_aspect_ratio_policy", "stretch"),
-    )
+    mode = node.attribute("coordinate_transformation_mode", "half_pixel")
+    policy = node.attribute("keep_aspect_ratio_policy", "stretch")
     if node.opset < 11 or node.attribute("axes") is not None or mode == "tf_crop_and_resize" or policy != "stretch":
         return None
     for index, one in ((2, 1.0), (3, 1)):
@@ -197,12 +195,9 @@ def _axis(order: AxisOrder, axis: int) -> dict[str, Attribute]:
     return {"axis": order.axis(axis)}
 
 
-def _table(rows: Mapping[str, Rule]) -> dict[str, Rule]:
-    return {operator: rule for operators, rule in rows.items() for operator in operators.split()}
-
-
-RULES: Mapping[str, Rule] = _table(
-    {
+RULES: Mapping[str, Rule] = {
+    operator: rule
+    for operators, rule in {
         "Conv ConvTranspose": windowed,  # (x ∗ w)^ = x̂ ∗ ŵ
         "MaxPool AveragePool LpPool": windowed,
         "GlobalAveragePool GlobalMaxPool GlobalLpPool": whole,
@@ -220,5 +215,6 @@ RULES: Mapping[str, Rule] = _table(
         "ReduceMean ReduceSum ReduceMax ReduceMin ReduceProd ReduceL1 ReduceL2 ReduceSumSquare": reduced,
         "ReduceLogSum ReduceLogSumExp": reduced,
         "Resize": resized,
-    }
-)
+    }.items()
+    for operator in operators.split()
+}
