@@ -12,7 +12,7 @@ from normfold.export.forms.measure import Arrays
 from normfold.export.inputs.sizes import Sizes, batch_dimension
 from normfold.export.inputs.specs import MAX_ELEMENTS, dimensions, random_inputs
 from normfold.export.sources.origin import Run
-from normfold.export.user_code import first_line, line_of_error
+from normfold.export.user_code import place_and_reason
 
 __all__ = ["check_timed", "free_lengths", "timed_inputs"]
 
@@ -46,11 +46,7 @@ def check_timed(sizes: Sizes, asked: Mapping[str, int], run: Run) -> None:
     try:
         run(timed_inputs(sizes, asked))
     except Exception as error:
-        line = line_of_error(error)
-        reason = first_line(error)
-        raise InputSpecError(
-            f"--time-at {shown}: the network does not run there{f' at {line}' if line else ''}: {reason}"
-        ) from error
+        raise InputSpecError(f"--time-at {shown}: the network does not run there{place_and_reason(error)}") from error
 
 
 def _timed(sizes: Sizes, asked: Mapping[str, int]) -> dict[str, int]:
