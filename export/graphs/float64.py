@@ -23,7 +23,7 @@ from onnx.reference.op_run import OpRun
 from onnx.reference.ops.op_conv import Conv as _Conv
 from onnx.reference.ops.op_conv_transpose import ConvTranspose as _ConvTranspose
 
-from normfold.export.graphs.float64_pools import AveragePool, MaxPool, explicit_pads, torch_pads
+from normfold.export.graphs.float64_pools import AveragePool, MaxPool, as_double, explicit_pads, torch_pads
 from normfold.export.graphs.quantizing import QUANTIZERS
 
 __all__ = ["Float64Graph"]
@@ -58,11 +58,11 @@ class Conv(_Conv):
         pads, rank = explicit_pads(given, X.ndim - 2), X.ndim - 2
         if pads is None or rank not in _CONVOLUTIONS:
             return super()._run(X, W, B, **given)  # type: ignore[no-untyped-call]
-        x = F.pad(_tensor(X), torch_pads(pads))
-        bias = None if B is None else _tensor(B)
+        x = F.pad(as_double(X), torch_pads(pads))
+        bias = None if B is None else as_double(B)
         y = _CONVOLUTIONS[rank](
             x,
-            _tensor(W),
+            as_double(W),
             bias,
             stride=tuple(given.get("strides") or [1] * rank),
             dilation=tuple(given.get("dilations") or [1] * rank),
@@ -80,9 +80,9 @@ class ConvTranspose(_ConvTranspose):
         if pads is None or given.get("output_shape") or rank not in _TRANSPOSED:
             return super()._run(X, W, B, **given)  # type: ignore[no-untyped-call]
         y = _TRANSPOSED[rank](
-            _tensor(X),
-            _tensor(W),
-            None if B is None else _tensor(B),
+            as_double(X),
+            as_double(W),
+            None if B is None else as_double(B),
             stride=tuple(given.get("strides") or [1] * rank),
             output_padding=0,
             groups=given.get("group") or 1,
@@ -94,7 +94,7 @@ class ConvTranspose(_ConvTranspose):
             if B is not None:
                 for axis, size in enumerate(extra):
                     if size:
-                        y.narrow(axis + 2, y.shape[axis + 2] - size, size)[:] = _tensor(B).reshape(1, -1, *[1] * rank)
+                        y.narrow(axis + 2, y.shape[axis + 2] - size, size)[:] = as_double(B).reshape(1, -1, *[1] * rank)
         crop = tuple(
             slice(b, y.shape[a + 2] - e) for a, (b, e) in enumerate(zip(pads[:rank], pads[rank:], strict=True))
         )
@@ -120,7 +120,7 @@ class Erf(OpRun):
     op_domain = ""
 
     def _run(self, x: Any, **_: Any) -> Any:
-        return (torch.erf(_tensor(x)).numpy(),)
+        return (torch.erf(as_double(x)).numpy(),)
 
 
 class GatherElements(OpRun):
@@ -179,14 +179,10 @@ def _along(node: OpRun, x: Any, function: Callable[[torch.Tensor, int], torch.Te
     """Apply ``function`` along the node's ``axis``; before opset 13, along it (default 1) and all axes behind it."""
     axis = next((a.i for a in node.onnx_node.attribute if a.name == "axis"), None)
     if node.run_params["opsets"][""] >= 13:
-        return function(_tensor(x), -1 if axis is None else axis).numpy()
+        return function(as_double(x), -1 if axis is None else axis).numpy()
     first = (1 if axis is None else axis) % max(x.ndim, 1)
-    flat = _tensor(x).reshape(math.prod(x.shape[:first]), -1)
+    flat = as_double(x).reshape(math.prod(x.shape[:first]), -1)
     return function(flat, 1).reshape(x.shape).numpy()
-
-
-def _tensor(array: Any) -> torch.Tensor:
-    return torch.from_numpy(np.array(array, dtype=np.float64))
 
 
 def _to_double(graph: onnx.GraphProto) -> None:

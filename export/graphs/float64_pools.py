@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from onnx.reference.ops.op_average_pool import AveragePool_19 as _AveragePool
 from onnx.reference.ops.op_max_pool import MaxPool as _MaxPool
 
-__all__ = ["AveragePool", "MaxPool", "explicit_pads", "torch_pads"]
+__all__ = ["AveragePool", "MaxPool", "as_double", "explicit_pads", "torch_pads"]
 
 _MAX_POOLS = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}
 _MEANS = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}
@@ -28,7 +28,7 @@ class MaxPool(_MaxPool):
         if pads is None or rank not in _MAX_POOLS or len(self.onnx_node.output) != 1:
             return super()._run(x, **given)  # type: ignore[no-untyped-call]
         y = _MAX_POOLS[rank](
-            F.pad(_tensor(x), torch_pads(_to_last_window(given, pads, x.shape[2:])), value=-np.inf),
+            F.pad(as_double(x), torch_pads(_to_last_window(given, pads, x.shape[2:])), value=-np.inf),
             tuple(given["kernel_shape"]),
             tuple(given.get("strides") or [1] * rank),
             dilation=tuple(given.get("dilations") or [1] * rank),
@@ -58,7 +58,7 @@ class AveragePool(_AveragePool):
         def mean(array: torch.Tensor) -> torch.Tensor:
             return _MEANS[rank](array, tuple(given["kernel_shape"]), tuple(given.get("strides") or [1] * rank))
 
-        return ((mean(F.pad(_tensor(x), torch_pads(padded))) / mean(F.pad(counted, behind))).numpy(),)
+        return ((mean(F.pad(as_double(x), torch_pads(padded))) / mean(F.pad(counted, behind))).numpy(),)
 
 
 def explicit_pads(given: Mapping[str, Any], rank: int) -> Sequence[int] | None:
@@ -94,5 +94,6 @@ def torch_pads(pads: Sequence[int]) -> list[int]:
     return [p for axis in reversed(range(rank)) for p in (pads[axis], pads[axis + rank])]
 
 
-def _tensor(array: Any) -> torch.Tensor:
+def as_double(array: Any) -> torch.Tensor:
+    """Return a copy of an array as torch's, in float64."""
     return torch.from_numpy(np.array(array, dtype=np.float64))
