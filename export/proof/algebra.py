@@ -28,7 +28,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from normfold.export.graphs.float64 import Float64Graph
-from normfold.export.proof.moving import moved_inputs, moved_weights
+from normfold.export.proof.moving import moved_run, moved_weights
 from normfold.export.proof.scores import with_scores
 from normfold.export.proof.verify import Arrays, Case, Key, Run, Verification, largest_errors, remembered, verify
 
@@ -89,8 +89,8 @@ def bound(own: float, integers: bool) -> float:
 
 def _moved(content: bytes) -> Run:
     """The float64 graph in ``content`` with its weights and its inputs moved."""
-    graph = Float64Graph(moved_weights(content, SEED))
-    return lambda inputs: graph.run(moved_inputs(_wide(inputs), SEED))
+    run = moved_run(Float64Graph(moved_weights(content, SEED)).run, SEED)
+    return lambda inputs: run(_wide(inputs))
 
 
 def _wide(inputs: Arrays) -> Arrays:

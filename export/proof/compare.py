@@ -12,7 +12,7 @@ from normfold.export.graphs.runtime import Runtime
 from normfold.export.inputs.specs import Dimension, InputSpec, with_ranges
 from normfold.export.proof import rounding
 from normfold.export.proof.accepted_sizes import sizes_of
-from normfold.export.proof.moving import moved_inputs
+from normfold.export.proof.moving import moved_run
 from normfold.export.proof.numbers import drawn_for, require_numbers
 from normfold.export.proof.proof import cases_of
 from normfold.export.proof.verify import Arrays, Case, Run, Verification, largest_errors, remembered, verify
@@ -58,7 +58,7 @@ def compare(a: Side, b: Side, samples: Sequence[Case] = ()) -> Verification:
     numbers = require_numbers(run, cases)
     reference, name, exact = origin.reference(cases[0].inputs)
     notes = (*(n for n in origin.notes if n not in known), *sizes.notes, *exact, *numbers)
-    own = largest_errors(reference, [run, *(_moving(origin.run, seed) for seed in range(rounding.MOVES))], cases)
+    own = largest_errors(reference, [run, *(moved_run(origin.run, seed) for seed in range(rounding.MOVES))], cases)
     names = list(run(cases[0].inputs))
     input_names = [s.name for s in b.origin.specs] if b.origin else [s.name for s in origin.specs]
     if len(input_names) != len(origin.specs):
@@ -126,7 +126,3 @@ def _narrow(side: Side) -> bytes | None:
 
 def _as_it_is(run: Run) -> Run:
     return run
-
-
-def _moving(run: Run, seed: int) -> Run:
-    return lambda inputs: run(moved_inputs(inputs, seed))

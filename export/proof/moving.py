@@ -11,9 +11,9 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, numpy_helper
 
-from normfold.export.proof.verify import Arrays
+from normfold.export.proof.verify import Arrays, Run
 
-__all__ = ["moved_inputs", "moved_weights"]
+__all__ = ["moved_run", "moved_weights"]
 
 #: Operators whose constants decide sizes: moved, they would make another network.
 SIZING = frozenset({"Resize", "Upsample", "Range"})
@@ -24,10 +24,14 @@ DECIDING = frozenset({"Cast", "Equal", "Greater", "GreaterOrEqual", "Less", "Les
 FLOATS = frozenset({TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16})
 
 
-def moved_inputs(inputs: Arrays, seed: int) -> Arrays:
-    """Return the inputs with their floats moved."""
-    rng = np.random.default_rng([2015, seed])
-    return {name: _moved(array, rng) if array.dtype.kind == "f" else array for name, array in inputs.items()}
+def moved_run(run: Run, seed: int) -> Run:
+    """Return the same function of its inputs with their floats moved."""
+
+    def moved(inputs: Arrays) -> Arrays:
+        rng = np.random.default_rng([2015, seed])
+        return run({name: _moved(a, rng) if a.dtype.kind == "f" else a for name, a in inputs.items()})
+
+    return moved
 
 
 def moved_weights(content: bytes, seed: int) -> bytes:

@@ -12,7 +12,7 @@ import numpy as np
 from normfold.export.inputs.size_steps import SLOW_SECONDS
 from normfold.export.inputs.sizes import CASE_ELEMENTS, Sizes
 from normfold.export.inputs.specs import random_inputs
-from normfold.export.proof.moving import moved_inputs
+from normfold.export.proof.moving import moved_run
 from normfold.export.proof.rounding import INDEX_SHARE
 from normfold.export.proof.verify import Case, Key, Run, largest_errors, remembered, verify
 
@@ -105,6 +105,6 @@ class PathsAt:
 
         These are its answer to inputs that are moved by a unit in the last place, and the graph's at the traced sizes.
         """
-        moved = largest_errors(self._network, [lambda inputs: self._network(moved_inputs(inputs, 0))], [case])
+        moved = largest_errors(self._network, [moved_run(self._network, 0)], [case])
         traced = largest_errors(self._network, [self._graph], [self._case(self._trace)])
         return {key: max(moved.get(key, 0.0), traced.get(key, 0.0)) for key in {*moved, *traced}}

@@ -26,7 +26,7 @@ import onnx_ir as ir
 
 from normfold.export.graphs.exact import narrow_types
 from normfold.export.graphs.runtime import Runtime
-from normfold.export.proof.moving import moved_inputs, moved_weights
+from normfold.export.proof.moving import moved_run, moved_weights
 from normfold.export.proof.verify import Run
 
 __all__ = ["FACTOR", "FLOOR", "INDEX_SHARE", "bound", "bound_of", "moved_runs"]
@@ -62,8 +62,4 @@ def moved_runs(unfolded: bytes) -> Iterator[Run]:
     for seed in range(MOVES):
         content = moved_weights(unfolded, seed)
         for optimised in (False, True):
-            yield _moving(Runtime(content, optimised=optimised).run, seed)
-
-
-def _moving(run: Run, seed: int) -> Run:
-    return lambda inputs: run(moved_inputs(inputs, seed))
+            yield moved_run(Runtime(content, optimised=optimised).run, seed)

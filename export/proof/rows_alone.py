@@ -17,7 +17,7 @@ import numpy as np
 
 from normfold.export.inputs.sizes import batch_dimension
 from normfold.export.inputs.specs import random_inputs
-from normfold.export.proof.moving import moved_inputs
+from normfold.export.proof.moving import moved_run
 from normfold.export.proof.numbers import numberless
 from normfold.export.proof.paths_at import FACTOR, SAME
 from normfold.export.proof.proof import Proof
@@ -68,7 +68,7 @@ def _mixed(
         return {name: array[first : first + rows] for name, array in answer.items()}
 
     cases = [Case(kind, kind, request) for kind, request in zip(("first", "second"), requests, strict=True)]
-    own = largest_errors(proof.reference, [lambda inputs: proof.reference(moved_inputs(inputs, 0))], cases)
+    own = largest_errors(proof.reference, [moved_run(proof.reference, 0)], cases)
     # a network may compute a part in float32 although its weights are in float64: its output shows that
     exact = proof.name.endswith("float64") and not any(
         array.dtype.kind == "f" and array.dtype.itemsize < 8 for array in answer.values()
