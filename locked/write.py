@@ -2,8 +2,8 @@
 
     python locked/write.py PIP
 
-``PIP`` is a pip. It is asked for each kind of machine and version of Python which wheels it would install on Linux, with the
-versions of constraints.txt; nothing is installed. Install with: pip install --require-hashes --requirement
+``PIP`` is a pip. It is asked for each kind of machine and version of Python which wheels it would install on Linux,
+with the versions of constraints.txt; nothing is installed. Install with: pip install --require-hashes --requirement
 locked/serving.txt, and then pip install --no-deps normfold. torch is not among them: an export needs another list.
 """
 

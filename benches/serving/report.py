@@ -42,9 +42,9 @@ the CPU time for each request says more than the throughput. It is user and syst
 no model and gives the bytes back. LitServe is called in its JSON and mosec in raw bytes, both over HTTP/1.1; all others
 over gRPC in the Open Inference Protocol.
 
-Triton here is the server of the package nvidia-pytriton, and `tiny` is a model of its Python backend, which calls onnxruntime
-in a process of its own. That package has no other backend. Triton's own onnxruntime backend, in C++, takes less time than
-this; it could not be installed where this was measured, so nothing here compares with it.
+Triton here is the server of the package nvidia-pytriton, and `tiny` is a model of its Python backend, which calls
+onnxruntime in a process of its own. That package has no other backend. Triton's own onnxruntime backend, in C++, takes
+less time than this; it could not be installed where this was measured, so nothing here compares with it.
 """
 
 
@@ -166,7 +166,8 @@ def versions() -> str:
     found = [f"normfold {version('normfold')}", f"grpcio {version('grpcio')}", f"onnxruntime {version('onnxruntime')}"]
     for name in sorted({peer.environment for peer in peers() if peer.environment} - {"echo"}):
         pins = dict(line.split("==") for line in (REQUIREMENTS / f"{name}.txt").read_text().split() if "==" in line)
-        found.append(
-            f"Triton 2.51 with its Python backend (nvidia-pytriton {pins['nvidia-pytriton']})" if name == "triton" else f"{name} {pins[name]}"
-        )
+        if name == "triton":
+            found.append(f"Triton 2.51 with its Python backend (nvidia-pytriton {pins['nvidia-pytriton']})")
+        else:
+            found.append(f"{name} {pins[name]}")
     return ", ".join(found) + "."

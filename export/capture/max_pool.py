@@ -33,7 +33,7 @@ class DynamicMaxPool(TorchFunctionMode):
             return _max_pool1d(*args, **kwargs)
         adaptive = func in (torch.adaptive_max_pool1d, F.adaptive_max_pool1d) and not kwargs.get("return_indices")
         if adaptive and len(args) < 3:
-            input, output = (*args, *(kwargs[name] for name in ("input", "output_size")[len(args) :]))
+            input, output = [*args] + [kwargs[name] for name in ("input", "output_size")[len(args) :]]
             if output in (1, (1,), [1]):
                 return input.amax(-1, keepdim=True)
         return func(*args, **kwargs)
