@@ -11,11 +11,11 @@ from normfold.cli.serve_connections import mebibytes
 
 
 def _size(context: click.Context, parameter: click.Parameter, text: str | None) -> int:
-    """A callback that turns "2GiB" or "500MiB" into bytes; 0 where the option is not given."""
-    match = re.fullmatch(r"([0-9]{1,9}) ?(MiB|GiB)", text or "0MiB")
+    """A callback that turns "2GiB", "500MiB" or "500" into bytes; 0 where the option is not given."""
+    match = re.fullmatch(r"([0-9]{1,9}) ?(MiB|GiB)?", text or "0")
     if match is None:
-        raise click.BadParameter(f"{text!r} is no size; write it as 2GiB or 500MiB")
-    return int(match[1]) << {"MiB": 20, "GiB": 30}[match[2]]
+        raise click.BadParameter(f"{text!r} is no size; write it as 2GiB, 500MiB, or 500 for MiB")
+    return int(match[1]) << (30 if match[2] == "GiB" else 20)
 
 
 limit_options = option_group(
@@ -62,9 +62,10 @@ limit_options = option_group(
     click.option(
         "--memory-limit",
         "memory_limit_bytes",
-        type=click.IntRange(64, 1 << 30),
-        callback=mebibytes,
-        help="MiB for all workers together: runs that need more are refused. Default: four fifths of what there is.",
+        callback=_size,
+        metavar="SIZE",
+        help="Memory of all workers together, such as 4GiB or 500MiB: runs that need more are refused. Default: four "
+        "fifths of what there is.",
     ),
     click.option(
         "--memory-budget",

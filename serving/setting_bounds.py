@@ -63,7 +63,7 @@ BOUNDS = (
     _mebibytes("--max-held-mib", "max_held_bytes", 1),
     _mebibytes("--max-queue-mib", "max_queue_bytes", 1),
     _mebibytes("--load-mib", "load_bytes", 0),
-    _mebibytes("--memory-limit", "memory_limit_bytes", _LEAST_LIMIT, or_zero=True),
+    _mebibytes("--memory-limit", "memory_limit_bytes", _LEAST_LIMIT, or_zero=True)._replace(typed="MiB"),
     _mebibytes("--memory-budget", "memory_budget_bytes", _LEAST_LIMIT, or_zero=True)._replace(typed="MiB"),
     _seconds("--poll-seconds", "poll_seconds", 0.1, LONGEST_SECONDS),
     _seconds("--load-seconds", "load_seconds", 0),

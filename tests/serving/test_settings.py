@@ -282,7 +282,7 @@ def test_a_budget_needs_lazy_models_and_room(options, words):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"memory_limit_bytes": 1 << 20}, "--memory-limit 1: expected at least 64 MiB, or 0"),
+        ({"memory_limit_bytes": 1 << 20}, "--memory-limit 1MiB: expected at least 64 MiB, or 0"),
         ({"max_message_bytes": 1 << 31}, "--max-message-mib 2048: expected at least 1, at most 2047 MiB"),
         ({"max_queue_bytes": 1 << 19}, "--max-queue-mib 0.5: expected at least 1 MiB"),
         ({"load_bytes": -1 << 20}, "--load-mib -1: expected at least 0 MiB"),
@@ -299,10 +299,16 @@ def test_every_bound_names_an_option_of_its_field():
     assert all(option in names[field] for option, field, _ in CHOICES)
 
 
-@pytest.mark.parametrize("text", ["2", "2GB", "GiB", "-1GiB", "99999999999GiB"])
-def test_a_size_needs_its_unit(text):
-    with pytest.raises(click.BadParameter, match="write it as 2GiB or 500MiB"):
-        config("--repository", "r", "--load", "lazily", "--memory-budget", text)
+@pytest.mark.parametrize("option", ["--memory-limit", "--memory-budget"])
+def test_a_size_is_written_with_its_unit_or_in_mebibytes(option):
+    """One of the two options took a number of MiB alone, the other a number with its unit alone."""
+    options = ("--repository", "r", "--load", "lazily", option)
+    sizes = {config(*options, text) for text in ("2048", "2048MiB", "2GiB", "2 GiB")}
+    assert len(sizes) == 1
+    assert {one.memory_limit_bytes or one.memory_budget_bytes for one in sizes} == {2 << 30}
+    for text in ("2GB", "GiB", "-1GiB", "-1", "1.5", "99999999999GiB"):
+        with pytest.raises(click.BadParameter, match="write it as 2GiB, 500MiB, or 500 for MiB"):
+            config(*options, text)
 
 
 def test_each_limit_of_clients_and_of_the_queue_is_that_of_its_option():
