@@ -241,6 +241,8 @@ def _table(rows: list[ListedVersion]) -> Table:
 
 
 def _seconds(value: float | None) -> str:
+    """Two digits: the server counts latencies in buckets, each twice as wide as the one before."""
     if value is None:
         return ""
-    return f"{value * 1e6:.0f} µs" if value < 1e-3 else f"{value * 1e3:.1f} ms" if value < 1 else f"{value:.2f} s"
+    times, unit = (1e6, "µs") if value < 1e-3 else (1e3, "ms") if value < 1 else (1.0, "s")
+    return f"{float(f'{value * times:.2g}'):g} {unit}"
