@@ -113,5 +113,8 @@ def _no_later(timeout: float | None, than: float | None) -> bool:
 
 @lru_cache(256)
 def _refusals(status: Status, details: str, delays: tuple[int, ...]) -> Iterator[bytes]:
-    """Without end the headers that refuse a request, with one delay after the other."""
+    """Without end the headers that refuse a request, with one delay after the other.
+
+    All connections take from the same one, so that those that are refused together come back at different times.
+    """
     return cycle([STARTED + ended(status, details, after(each, status, details)) for each in delays])
