@@ -22,6 +22,7 @@ NAMES = {
         "LabelledClass",
         "ModelMetadata",
         "ServerMetadata",
+        "Status",
         "TensorMetadata",
         "__version__",
         "export_network",

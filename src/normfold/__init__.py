@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from normfold.serving.client.metadata import ModelMetadata as ModelMetadata
     from normfold.serving.client.metadata import ServerMetadata as ServerMetadata
     from normfold.serving.client.metadata import TensorMetadata as TensorMetadata
+    from normfold.serving.errors import Status as Status
 
     __version__: str
 
@@ -50,6 +51,7 @@ _HOME = {
     "LabelledClass": "normfold.serving.client.calls",
     "ModelMetadata": "normfold.serving.client.metadata",
     "ServerMetadata": "normfold.serving.client.metadata",
+    "Status": "normfold.serving.errors",
     "TensorMetadata": "normfold.serving.client.metadata",
     "export_network": "normfold.export.notebook",
     "fold": "normfold.export.fold",
@@ -68,6 +70,7 @@ __all__ = [
     "LabelledClass",
     "ModelMetadata",
     "ServerMetadata",
+    "Status",
     "TensorMetadata",
     "__version__",
     "export_network",
