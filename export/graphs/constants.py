@@ -11,7 +11,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from normfold.export.graphs.domains import STANDARD
-from normfold.export.graphs.shapes import measured
+from normfold.export.graphs.shapes import infer_shapes, measured
 from normfold.export.graphs.unrounded import FLOATS, is_float, is_unrounded
 
 #: Operators whose output does not depend on their inputs alone.
@@ -55,13 +55,6 @@ class Constants:
                 if top not in self._known:
                     self._known[top] = self._in_float64(self._evaluate(top))
         return self._known[value]
-
-    def side(self, node: ir.Node) -> bool | None:
-        """Return the side that an If takes whatever the inputs are; None where they decide, and for other nodes."""
-        if node.op_type != "If" or node.domain not in STANDARD:
-            return None
-        condition = self.get(node.inputs[0])
-        return None if condition is None or condition.size != 1 else bool(condition.item())
 
     def integers(self, value: ir.Value | None) -> list[int | None] | None:
         """Return a vector of integers, None for each computed one; None for the whole where its length is unknown."""
@@ -135,6 +128,29 @@ class Constants:
                 return None
             arrays[f"in{i}"] = array
         return _run(node, arrays, self._opset, value.index() or 0, self._exact)
+
+
+def settled(model: ir.Model) -> dict[str, bool]:
+    """Return the side that an If of the main graph takes whatever the inputs are, by the If's first output.
+
+    Lengths that the file states for inner values do not count. A file whose inputs were given free lengths by hand may
+    still state those of before.
+    """
+    if all(node.op_type != "If" for node in model.graph):
+        return {}
+    model = model.clone()
+    for node in model.graph.all_nodes():
+        for value in node.outputs:
+            value.shape = None
+    infer_shapes(model)
+    constants = Constants(model.graph, model.opset_imports.get("", 18))
+    sides = {}
+    for node in model.graph:
+        if node.op_type == "If" and node.domain in STANDARD:
+            condition = constants.get(node.inputs[0])
+            if condition is not None and condition.size == 1:
+                sides[node.outputs[0].name or ""] = bool(condition.item())
+    return sides
 
 
 def _read(node: ir.Node | None) -> list[ir.Value]:

@@ -16,9 +16,8 @@ import onnx
 import onnx_ir as ir
 from onnx import TensorProto, helper
 
-from normfold.export.graphs.constants import Constants
+from normfold.export.graphs.constants import settled
 from normfold.export.graphs.runtime import Runtime
-from normfold.export.graphs.shapes import infer_shapes
 from normfold.export.proof.algebra import Algebra
 from normfold.export.proof.verify import Case, Verification
 from normfold.export.user_code import first_line
@@ -51,11 +50,11 @@ class BranchProof:
         """``plain`` is the same graph in float32."""
         self.notes: tuple[str, ...] = ()
         self._algebras: list[tuple[Branch, Algebra]] = []
-        settled = _settled(onnx.load_model_from_string(plain))
+        always = settled(ir.from_proto(onnx.load_model_from_string(plain)))
         for branch in untaken(plain, cases):
             named = [replace(case, kind=f"{case.kind} in {branch}") for case in cases[:CASES]]
             try:
-                if branch.path[0][0] in settled:
+                if branch.path[0][0] in always:
                     raise ValueError("it is inside of an If with a constant condition")
                 self._algebras.append((branch, Algebra(held(exact, branch), named)))
                 how = "so the proof took it in every case: the fold is right there, the rounding was not measured"
@@ -88,20 +87,9 @@ def untaken(content: bytes, cases: Sequence[Case]) -> list[Branch]:
             outputs = runtime.run(case.inputs)
             for output, condition in conditions.items():
                 taken.setdefault(output, set()).add(bool(outputs[condition].reshape(-1)[0]))
-    settled = _settled(model)
-    possible = [b for b in _branches(model.graph, ()) if settled.get(b.path[0][0], b.path[0][1]) == b.path[0][1]]
+    always = settled(ir.from_proto(model))
+    possible = [b for b in _branches(model.graph, ()) if always.get(b.path[0][0], b.path[0][1]) == b.path[0][1]]
     return [b for b in possible if len(b.path) > 1 or b.path[0][1] not in taken[b.path[0][0]]]
-
-
-def _settled(model: onnx.ModelProto) -> dict[str, bool]:
-    """Return the side of each If of the main graph that it takes whatever the inputs are, by its first output."""
-    if all(node.op_type != "If" for node in model.graph.node):
-        return {}
-    made = ir.from_proto(model)
-    infer_shapes(made)
-    constants = Constants(made.graph, made.opset_imports.get("", 18))
-    sides = {node.outputs[0].name or "": constants.side(node) for node in made.graph}
-    return {output: side for output, side in sides.items() if side is not None}
 
 
 def _branches(graph: onnx.GraphProto, path: tuple[tuple[str, bool], ...]) -> Iterator[Branch]:

@@ -9,17 +9,15 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from normfold.export.graphs.constants import Constants
+from normfold.export.graphs.constants import settled
 from normfold.export.graphs.names import Names
 
 
 def take_branches(model: ir.Model) -> int:
     """Replace every such If of the main graph by its branch, in place; return the number of them."""
-    graph, opset = model.graph, model.opset_imports.get("", 18)
-    constants = Constants(graph, opset)
-    count = 0
+    graph, sides = model.graph, settled(model)
     for node in list(graph):
-        side = constants.side(node)
+        side = sides.get(node.outputs[0].name or "") if node.op_type == "If" else None
         if side is None:
             continue
         taken, left = ("then_branch", "else_branch") if side else ("else_branch", "then_branch")
@@ -27,8 +25,7 @@ def take_branches(model: ir.Model) -> int:
         for inner in node.attributes[left].as_graph().all_nodes():  # this drops its uses of the outer graph
             for index in range(len(inner.inputs)):
                 inner.replace_input_with(index, None)
-        count += 1
-    return count
+    return len(sides)
 
 
 def _inline(branch: ir.Graph, node: ir.Node, graph: ir.Graph) -> None:

@@ -15,6 +15,7 @@ from tests.export.fold.graphs import graph, norm, weights
 from normfold.export.errors import VerificationError
 from normfold.export.fold import fold
 from normfold.export.graphs.exact import Graph, unrounded
+from normfold.export.graphs.runtime import Runtime
 from normfold.export.onnx_fold import fold_file
 from normfold.export.proof.branches import BranchProof, untaken
 from normfold.export.proof.proof import Proof
@@ -197,3 +198,31 @@ def test_a_branch_within_one_that_is_always_taken_is_named_as_not_proved(tmp_pat
         f"no input of the proof takes the {side}" for side in ("then", "else")
     ]
     assert all("inside of an If with a constant condition" in note for note in notes)
+
+
+def test_a_length_that_the_file_states_from_before_its_inputs_were_free_settles_no_branch(tmp_path: Path) -> None:
+    held = {"w": weights(8, 3, 3), "v": weights(4, 8, 1), "two": np.int64(2), "most": np.int64(5000)}
+    stale = graph(
+        """(float[N, 3, L] x) => (float[N, 4, M] y) {
+        c = Conv (x, w)
+        s = Shape (c)
+        k = Gather (s, two)
+        long = Greater (k, most)
+        y = If (long) <
+            then_branch = t () => (float[N, 4, M] a) { r1 = Relu (c) n1 = BN(r1, n) a = Conv (n1, v) },
+            else_branch = e () => (float[N, 4, M] b) { r2 = Relu (c) n2 = BN(r2, m) b = Conv (n2, v) }
+        >
+    }""",
+        **held,
+        **norm("n", 8, gamma="positive"),
+        **norm("m", 8, gamma="positive"),
+    )
+    stale.graph.value_info.append(onnx.helper.make_tensor_value_info("c", onnx.TensorProto.FLOAT, [None, 8, 198]))
+    source, target = tmp_path / "net.onnx", tmp_path / "out.onnx"
+    source.write_bytes(stale.SerializeToString())
+    report = fold_file(source, target, variant="folded")
+    assert report.folding.batchnorms_after == 0
+    assert any("takes the then branch" in note for note in report.notes)
+    inputs = {"x": np.random.default_rng(0).standard_normal((1, 3, 5010)).astype(np.float32)}
+    before, after = (Runtime(path.read_bytes(), optimised=False).run(inputs)["y"] for path in (source, target))
+    np.testing.assert_allclose(after, before, atol=1e-4)
