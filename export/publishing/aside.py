@@ -23,8 +23,8 @@ __all__ = ["exchange", "put_back", "remove", "remove_stale"]
 
 #: A ``.tmp-`` directory of a killed export is removed when it is older than this.
 STALE_SECONDS = 3600
-#: A directory that was set aside. One without a name is never removed: it may be the only copy of something.
-_ASIDE = re.compile(r"\.tmp-[0-9a-f]{32}(?:-(?P<name>\w[\w.-]*))?-old", re.ASCII)
+#: What exports leave. What was set aside without a name is never removed: it may be the only copy of something.
+_LEFT = re.compile(r"\.tmp-[0-9a-f]{32}(?P<aside>(?:-(?P<name>\w[\w.-]*))?-old)?", re.ASCII)
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 
 
@@ -72,7 +72,8 @@ def put_back(destination: Destination) -> tuple[str, ...]:
 def remove_stale(directory: Path) -> None:
     """Remove what killed exports left in ``directory``, but never the only copy of a model or a version."""
     for path in directory.glob(".tmp-*"):
-        if _ASIDE.fullmatch(path.name) and not ((target := _target(path)) and target.exists()):
+        left = _LEFT.fullmatch(path.name)
+        if left is None or (left["aside"] and not ((target := _target(path)) and target.exists())):
             continue
         with suppress(OSError):
             if time.time() - path.lstat().st_mtime > STALE_SECONDS:
@@ -90,5 +91,5 @@ def remove(path: Path) -> None:
 
 def _target(aside: Path) -> Path | None:
     """Where a directory was before it was set aside; None where its name does not say so."""
-    match = _ASIDE.fullmatch(aside.name)
+    match = _LEFT.fullmatch(aside.name)
     return aside.with_name(match["name"]) if match and match["name"] else None

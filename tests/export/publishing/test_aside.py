@@ -151,6 +151,16 @@ def test_what_was_set_aside_is_never_swept_while_nothing_is_in_its_place(tmp_pat
     assert [path.exists() for path in old] == [True, True, False]
 
 
+def test_what_no_export_has_written_is_never_swept(tmp_path: Path) -> None:
+    kept = [tmp_path / name for name in (".tmp-backup", f".tmp-{HEX}-net", f".tmp-{HEX.upper()}")]
+    for path in kept:
+        path.mkdir()
+        (path / "notes.txt").write_text("")
+        os.utime(path, (DAYS_AGO, DAYS_AGO))
+    remove_stale(tmp_path)
+    assert [sorted(path.iterdir()) for path in kept] == [[path / "notes.txt"] for path in kept]
+
+
 def test_the_age_of_a_replaced_version_begins_when_it_was_replaced(tmp_path: Path) -> None:
     """Here by renameat2: between the exchange and the end of the export, another export sees the old model."""
     published(tmp_path, "net", b"one")

@@ -357,7 +357,7 @@ def test_a_full_disk_is_reported_and_leaves_nothing(tmp_path: Path, monkeypatch:
 
 def test_left_overs_of_a_killed_export_are_removed_once_they_are_old(tmp_path: Path) -> None:
     publish(tmp_path, publication())
-    old, young = tmp_path / "net" / ".tmp-old", tmp_path / "net" / ".tmp-young"
+    old, young = (tmp_path / "net" / f".tmp-{digit * 32}" for digit in "01")
     for path in (old, young):
         path.mkdir()
         (path / "model.onnx").write_bytes(b"half")
