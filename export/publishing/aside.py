@@ -23,8 +23,9 @@ __all__ = ["exchange", "put_back", "remove", "remove_stale"]
 
 #: A ``.tmp-`` directory of a killed export is removed when it is older than this.
 STALE_SECONDS = 3600
-#: What exports leave. What was set aside without a name is never removed: it may be the only copy of something.
-_LEFT = re.compile(r"\.tmp-[0-9a-f]{32}(?P<aside>(?:-(?P<name>\w[\w.-]*))?-old)?", re.ASCII)
+#: What exports leave. What was set aside without a name is never removed: it may be the only copy of something. Behind
+#: a link, a model's directory may have any name.
+_LEFT = re.compile(r"\.tmp-[0-9a-f]{32}(?P<aside>(?:-(?P<name>\.*[^.].*))?-old)?", re.DOTALL)
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 
 
@@ -54,7 +55,7 @@ def exchange(new: Path, old: Path) -> None:
 
 def put_back(destination: Destination) -> tuple[str, ...]:
     """Put back the models and the versions of this model that a killed export set aside; return a line for each."""
-    lines = []
+    lines, destination = [], destination.behind_link
     for directory in (destination.repository, destination.directory):
         for path in sorted(directory.glob(".tmp-*-old")):
             target = _target(path)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from google.protobuf import text_format
@@ -42,6 +42,14 @@ class Destination:
     def directory(self) -> Path:
         """The model's directory."""
         return self.repository / self.name
+
+    @property
+    def behind_link(self) -> Destination:
+        """The place that is written to: where the model's directory is a link, what the link leads to."""
+        if not self.directory.is_symlink():
+            return self
+        place = Path(os.path.realpath(self.directory))
+        return replace(self, repository=place.parent, name=place.name)
 
     @property
     def number(self) -> int:

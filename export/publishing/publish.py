@@ -64,22 +64,11 @@ def publish(repository: Path, publication: Publication, version: int | None = No
     check_name(destination.name)
     if version is not None and version < 1:
         raise PublishError(f"version {version} is not a version: expected 1 or more")
-    directory = destination.directory
     made = _make_directory(repository)
     try:
-        with alone_in(repository, logger.warning):  # a step would show on a terminal only
-            put_back(destination)
-            remove_stale(repository)
-            if not directory.exists():
-                try:
-                    return _publish_model(repository, publication, version or 1)
-                except OSError as error:
-                    if error.errno not in _TAKEN:
-                        raise  # else another export has published the first version meanwhile
-            if not directory.is_dir():
-                raise PublishError(f"'{directory}' is a file; expected a model's directory")
-            remove_stale(directory)
-            return _publish_version(destination, publication)
+        # A link to a model stays. What it leads to is locked, put back and exchanged where it is.
+        path = _publish_alone(destination.behind_link, publication)
+        return destination.directory / path.name
     except OSError as error:
         raise PublishError(f"cannot write to the repository '{repository}': {error.strerror or error}") from error
     finally:
@@ -87,9 +76,27 @@ def publish(repository: Path, publication: Publication, version: int | None = No
             repository.rmdir()
 
 
-def _publish_model(repository: Path, publication: Publication, version: int) -> Path:
+def _publish_alone(destination: Destination, publication: Publication) -> Path:
+    """Write the version while no other process writes in the repository."""
+    directory = destination.directory
+    with alone_in(destination.repository, logger.warning):  # a step would show on a terminal only
+        put_back(destination)
+        remove_stale(destination.repository)
+        if not directory.exists():
+            try:
+                return _publish_model(destination, publication)
+            except OSError as error:
+                if error.errno not in _TAKEN:
+                    raise  # else another export has published the first version meanwhile
+        if not directory.is_dir():
+            raise PublishError(f"'{directory}' is a file; expected a model's directory")
+        remove_stale(directory)
+        return _publish_version(destination, publication)
+
+
+def _publish_model(destination: Destination, publication: Publication) -> Path:
     """Write the model's directory with its first version, in one rename."""
-    directory = repository / publication.name
+    repository, directory, version = destination.repository, destination.directory, destination.version or 1
     with _staging(repository, directory, directory / str(version)) as staging:
         _write_files(staging, publication.model_files)
         _write_version(staging / str(version), publication.version_files)
@@ -101,22 +108,21 @@ def _publish_model(repository: Path, publication: Publication, version: int) -> 
 
 def _publish_version(destination: Destination, publication: Publication) -> Path:
     """Add a version to an existing model, and change the model's files where it brings others."""
-    directory = destination.directory
+    repository, directory = destination.repository, destination.directory
     target = directory / str(destination.number)
     refuse_existing(destination)
     new = publication.model_files
     files = new if replaces_model(destination, new) else changed_files(directory, new)
     if files:
-        place = directory.resolve()  # a link to a model stays, and what it leads to is changed
-        with _staging(place.parent, place, target) as staging:
-            _link_all(place, staging, {target.name, *files})
+        with _staging(repository, directory, target) as staging:
+            _link_all(directory, staging, {target.name, *files})
             for name, content in files.items():
                 write_new(staging / name, content, like=directory / name)
             _write_version(staging / target.name, publication.version_files)
             _sync_directory(staging)
-            exchange(staging, place)
-            _move_new(staging, place)
-            _sync_directory(place.parent)
+            exchange(staging, directory)
+            _move_new(staging, directory)
+            _sync_directory(repository)
         return target
     with _staging(directory, target, target) as staging:
         _write_version(staging, publication.version_files)

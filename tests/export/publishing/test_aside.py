@@ -5,7 +5,8 @@ from __future__ import annotations
 import ctypes
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,6 +14,7 @@ import pytest
 
 from normfold.export.errors import PublishError
 from normfold.export.inputs.specs import parse_inputs
+from normfold.export.publishing import publish as module
 from normfold.export.publishing.aside import exchange, put_back, remove_stale
 from normfold.export.publishing.config import OutputSpec, render_config
 from normfold.export.publishing.destination import Destination
@@ -88,6 +90,47 @@ def test_a_model_that_a_killed_export_set_aside_is_put_back_by_the_next_export_o
     assert graphs(repository) == {}
     published(repository, "another", b"graph")
     assert graphs(repository) == {"net/1": b"one", "net/2": b"two", "another/1": b"graph"}
+
+
+@pytest.mark.parametrize("behind", ["net", "net @ 3"])
+def test_a_model_behind_a_link_that_a_killed_export_set_aside_is_put_back_by_the_next_export_of_the_model(
+    repository: Path, behind: str
+) -> None:
+    shelf = repository / "shelf"
+    shelf.mkdir()
+    (repository / "net").rename(shelf / behind)
+    (repository / "net").symlink_to(shelf / behind)
+    killed_after_rename(1, lambda: published(repository, "net", b"three", labels=b"c\nd\n"))
+    (left,) = shelf.glob(".tmp-*-old")
+    os.utime(left, (DAYS_AGO, DAYS_AGO))
+    published(shelf, "another", b"graph")  # the only copy of the model is not removed, however old it is
+    assert published(repository, "net", b"three") == repository / "net" / "3"
+    assert (repository / "net").is_symlink()
+    assert graphs(shelf) == {
+        f"{behind}/1": b"one",
+        f"{behind}/2": b"two",
+        f"{behind}/3": b"three",
+        "another/1": b"graph",
+    }
+
+
+def test_an_export_through_a_link_waits_for_one_into_what_the_link_leads_to(
+    repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = repository / "other"
+    other.mkdir()
+    (other / "net").symlink_to(repository / "net")
+    locked: list[Path] = []
+
+    @contextmanager
+    def alone_in(folder: Path, waiting: object) -> Iterator[None]:
+        locked.append(folder)
+        yield
+
+    monkeypatch.setattr(module, "alone_in", alone_in)
+    published(other, "net", b"three")
+    published(repository, "net", b"four")
+    assert locked == [repository, repository]
 
 
 def test_a_version_that_a_killed_overwrite_set_aside_is_put_back_by_the_next_export_of_the_model(

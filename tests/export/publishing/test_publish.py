@@ -21,6 +21,7 @@ from normfold.export.errors import PublishError
 from normfold.export.inputs.specs import parse_inputs
 from normfold.export.publishing import publish as module
 from normfold.export.publishing.config import OutputSpec, render_config
+from normfold.export.publishing.destination import Destination
 from normfold.export.publishing.publish import Publication, publish
 from normfold.protos.config_text import parse_config
 from normfold.protos.datatypes import by_name
@@ -275,10 +276,10 @@ def test_two_first_exports_of_one_name_at_once_are_two_versions(
 ) -> None:
     honest = module._publish_model
 
-    def late(repository: Path, publication_: Publication, version: int) -> Path:
+    def late(destination: Destination, publication_: Publication) -> Path:
         monkeypatch.setattr(module, "_publish_model", honest)
         publish(tmp_path, publication(b"other"))
-        return honest(repository, publication_, version)
+        return honest(destination, publication_)
 
     monkeypatch.setattr(module, "_publish_model", late)
     assert publish(tmp_path, publication(b"late")).name == "2"
