@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from normfold.export.forms.biases import corrected
 from normfold.export.forms.int8 import quantized
 from normfold.export.forms.ranges import Ranges, ranges_of
-from normfold.export.forms.sensitivity import Group, cheap_to_keep, difference, groups_of, keeping
+from normfold.export.forms.sensitivity import Group, cheap_to_keep, difference, groups_of, keeping, scale_of
 from normfold.export.graphs.runtime import Runtime
 
 __all__ = ["Calibrated", "Int8File", "better", "error_between"]
@@ -129,7 +129,7 @@ def error_between(exact: Sequence[Arrays], found: Sequence[Arrays]) -> float:
     worst = 0.0
     for name in exact[0]:
         if exact[0][name].dtype.kind == "f":
-            scale = max(float(np.abs(e[name]).max(initial=0)) for e in exact)
+            scale = max(scale_of(e[name]) for e in exact)
             errors = [difference(f[name], e[name]) for e, f in zip(exact, found, strict=True)]
             worst = max(worst, float(np.sqrt(np.mean(np.square(errors)))) / scale if scale > 0 else 0.0)
     return worst

@@ -21,7 +21,7 @@ from normfold.export.forms.int8 import named, quantized
 from normfold.export.forms.ranges import with_outputs
 from normfold.export.graphs.runtime import Runtime
 
-__all__ = ["BUDGET", "LINEAR", "Group", "cheap_to_keep", "difference", "groups_of", "keeping"]
+__all__ = ["BUDGET", "LINEAR", "Group", "cheap_to_keep", "difference", "groups_of", "keeping", "scale_of"]
 
 Arrays = Mapping[str, NDArray[Any]]
 LINEAR = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
@@ -135,13 +135,22 @@ def _alone(
     largest = 0.0
     for x, exact in zip(some, answers, strict=True):
         for output, y in run(x).items():
-            scale = float(np.abs(exact[output]).max(initial=0.0)) if y.dtype.kind == "f" else 0.0
+            scale = scale_of(exact[output]) if y.dtype.kind == "f" else 0.0
             if scale > 0:
                 largest = max(largest, difference(y, exact[output]) / scale)
     return largest
 
 
 def difference(found: NDArray[Any], exact: NDArray[Any]) -> float:
-    """Return the largest difference of two arrays; infinity where one of them is NaN."""
-    largest = float(np.abs(found - exact).max(initial=0.0))
+    """Return the largest difference where ``exact`` is a number; infinity where ``found`` is NaN in such a place.
+
+    A network may answer -inf for what is masked, or NaN, where its input has NaN.
+    """
+    numbers = np.isfinite(exact)
+    largest = float(np.abs(found[numbers] - exact[numbers]).max(initial=0.0))
     return largest if largest >= 0 else float("inf")
+
+
+def scale_of(exact: NDArray[Any]) -> float:
+    """Return the largest number of an answer."""
+    return float(np.abs(exact[np.isfinite(exact)]).max(initial=0.0))

@@ -154,3 +154,11 @@ def test_a_tenth_of_the_work_stays_in_float32_where_it_takes_most_error_away() -
 def test_an_answer_of_nan_is_the_largest_error_not_none() -> None:
     exact, nan = ([{"y": np.float32([1, last])}, {"y": np.float32([1, 2])}] for last in (2, np.nan))
     assert error_between(exact, nan) == np.inf
+
+
+@pytest.mark.parametrize("masked", [np.nan, -np.inf])
+def test_places_without_a_number_in_the_exact_answer_are_left_out_of_the_error(masked: float) -> None:
+    exact = [{"y": np.float32([1, 4])}, {"y": np.float32([2, masked])}]
+    assert error_between(exact, exact) == 0
+    assert error_between(exact, [exact[0], {"y": np.float32([6, masked])}]) == pytest.approx(np.sqrt(4**2 / 2) / 4)
+    assert error_between(exact, [exact[0], {"y": np.float32([np.nan, masked])}]) == np.inf
