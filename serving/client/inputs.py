@@ -20,6 +20,8 @@ Inputs = ArrayLike | Mapping[str, ArrayLike]
 SAVED_BFLOAT16 = np.dtype("V2")
 #: The most inputs of a model that a message lists.
 _SHOWN = 8
+#: Messages show the digits of integers with up to so many bits.
+_LONGEST = 256
 
 
 def needs_metadata(inputs: Inputs) -> bool:
@@ -83,7 +85,7 @@ def as_declared(name: str, value: Any, declared: str) -> tuple[Array, Datatype]:
     if datatype.dtype.kind in "iu" and array.dtype.kind in "fO" and (integers := _integers(value)) is not None:
         return _within(name, integers, datatype), datatype
     if array.dtype.kind == "O":
-        _bytes(name, array)  # raises, except for text
+        array = _floats(name, array, declared)
     if array.dtype.kind not in "biuf":
         held = {"c": "complex numbers", "M": str(array.dtype), "m": str(array.dtype)}.get(array.dtype.kind, "text")
         raise ValueError(f"input {name!r} is not {declared}: it holds {held}")
@@ -160,8 +162,29 @@ def _within(name: str, integers: Array, datatype: Datatype) -> Array:
     bounds = np.iinfo(datatype.dtype)
     for element in integers.flat:
         if not bounds.min <= int(element) <= bounds.max:
-            raise ValueError(f"input {name!r} is not {datatype.name}: it holds {element}")
+            raise ValueError(f"input {name!r} is not {datatype.name}: it holds {_digits(int(element))}")
     return integers.astype(datatype.dtype)
+
+
+def _floats(name: str, objects: Array, declared: str) -> Array:
+    """The numbers of Python in ``objects`` as float64, text as it is. Raises ValueError for anything else.
+
+    NumPy keeps a list as objects if one of its integers has more than 64 bits.
+    """
+    if not all(isinstance(element, (Integral, float, np.floating)) for element in objects.flat):
+        _bytes(name, objects)  # raises, except for text
+        return objects
+    try:
+        return objects.astype(np.float64)
+    except OverflowError:
+        largest = max((int(element) for element in objects.flat if isinstance(element, Integral)), key=abs)
+        raise ValueError(f"input {name!r} is not {declared}: it holds {_digits(largest)}") from None
+
+
+def _digits(integer: int) -> str:
+    """The digits of ``integer``; of one with very many, of which Python gives none, how many bits it has."""
+    bits = integer.bit_length()
+    return str(integer) if bits <= _LONGEST else f"an integer of {bits} bits"
 
 
 def _bytes(name: str, array: Array) -> Array:

@@ -35,6 +35,15 @@ def test_integers_on_both_sides_of_2_to_the_63_are_sent_as_they_are(value):
     assert as_declared("x", value, "UINT64")[0].tolist() == np.asarray(value, object).tolist()
 
 
+@pytest.mark.parametrize("value", [2**64, [2**64, 7], [[0.5], [-(2**70)]], [np.float32(0.5), True, 2**65]])
+@pytest.mark.parametrize(("datatype", "dtype"), [("FP32", np.float32), ("FP64", np.float64)])
+def test_integers_of_more_than_64_bits_are_sent_as_floats(value, datatype, dtype):
+    """NumPy keeps them as objects."""
+    array, _ = as_declared("x", value, datatype)
+    assert array.dtype == dtype
+    assert array.tolist() == np.asarray(value, object).astype(float).tolist()
+
+
 @pytest.mark.parametrize(
     ("value", "datatype", "said"),
     [
@@ -48,6 +57,10 @@ def test_integers_on_both_sides_of_2_to_the_63_are_sent_as_they_are(value):
         ([[-1], [2**63]], "UINT64", "is not UINT64: it holds -1"),
         ([-1, 2**63], "INT64", f"is not INT64: it holds {2**63}"),
         ([1.5, 2**63], "UINT64", "is not UINT64: it holds 1.5"),
+        ([0.5, 2**64], "UINT64", "is not UINT64: it holds 0.5"),
+        ([1, 10**5000], "INT64", "is not INT64: it holds an integer of 16610 bits"),
+        ([1, -(10**5000)], "FP64", "is not FP64: it holds an integer of 16610 bits"),
+        ([1, 2**128], "FP32", "is not FP32: it holds 3.4"),
         ([1j], "FP32", "is not FP32: it holds complex numbers"),
         (["1"], "FP32", "is not FP32: it holds text"),
         ([np.ma.masked_equal([1.0, 2.0], 2), [3.0, 4.0]], "FP32", r"masked array.*x\.filled\(0\)"),
