@@ -20,6 +20,8 @@ Inputs = ArrayLike | Mapping[str, ArrayLike]
 SAVED_BFLOAT16 = np.dtype("V2")
 #: The most inputs of a model that a message lists.
 _SHOWN = 8
+#: The most dimensions of an array.
+_DIMENSIONS = 64
 #: Messages show the digits of integers with up to so many bits.
 _LONGEST = 256
 
@@ -128,8 +130,7 @@ def _only(metadata: ModelMetadata) -> str:
 
 
 def _read(name: str, value: Any) -> Array:
-    rows = value if isinstance(value, (list, tuple)) else [value]
-    if any(isinstance(row, np.ma.MaskedArray) for row in rows):
+    if _has_mask(value):
         raise ValueError(f"input {name!r} is a masked array, and a mask cannot be sent; fill it: x.filled(0)")
     try:
         array = np.asarray(value)
@@ -144,6 +145,15 @@ def _read(name: str, value: Any) -> Array:
         raise ValueError(f"input {name!r} is not an array: its rows have different lengths; pad them") from None
     except (TypeError, RuntimeError) as error:  # torch's, for a tensor on a GPU or one with a gradient
         raise ValueError(f"input {name!r} cannot be read as an array: {error}") from None
+
+
+def _has_mask(value: Any, depth: int = 0) -> bool:
+    """Whether ``value``, or a list in it at any depth that an array can have, has a masked array."""
+    if not isinstance(value, (list, tuple)):
+        return isinstance(value, np.ma.MaskedArray)
+    if any(issubclass(kind, (list, tuple, np.ma.MaskedArray)) for kind in set(map(type, value))):
+        return depth < _DIMENSIONS and any(_has_mask(row, depth + 1) for row in value)
+    return False
 
 
 def _integers(value: Any) -> Array | None:

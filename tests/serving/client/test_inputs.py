@@ -64,6 +64,8 @@ def test_integers_of_more_than_64_bits_are_sent_as_floats(value, datatype, dtype
         ([1j], "FP32", "is not FP32: it holds complex numbers"),
         (["1"], "FP32", "is not FP32: it holds text"),
         ([np.ma.masked_equal([1.0, 2.0], 2), [3.0, 4.0]], "FP32", r"masked array.*x\.filled\(0\)"),
+        ([[1.0], (np.ma.masked,)], "FP32", r"masked array.*x\.filled\(0\)"),
+        ([[[np.ma.masked_equal([1, 2], 2)]]], "INT32", r"masked array.*x\.filled\(0\)"),
         ([np.datetime64("2026-01-01")], "INT64", r"is not INT64: it holds datetime64\[D\]"),
         ([np.timedelta64(3, "s")], "INT64", r"is not INT64: it holds timedelta64\[s\]"),
         ([None, 1], "FP32", r"holds None \(null\)"),
