@@ -78,6 +78,8 @@ def _cure(tensor: pb.ModelInferRequest.InferInputTensor, declared: TensorMetadat
     if tensor.datatype != declared.datatype:
         if tensor.datatype == "BYTES":
             return "the input holds text, and the model takes numbers"
+        if tensor.datatype == "BF16":  # an array of a file has no dtype that NumPy can cast
+            name = f"{name}.view(ml_dtypes.bfloat16)"
         return _cast(name, declared.datatype)
     if declared.fits(shape):
         return ""

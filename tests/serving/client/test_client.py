@@ -263,6 +263,7 @@ def test_an_array_in_the_wrong_place_is_not_the_whole_message(client):
         ("m", {"x": X[None, :1]}, "an axis too many? x[0] has the shape [1, 4], which fits"),
         ("m", {"x": np.array([["a", "b", "c", "d"]])}, "the input holds text, and the model takes numbers"),
         ("f16", {"x": np.ones((1, 2), np.float32)}, "use x.astype('float16')"),
+        ("f16", {"x": np.zeros((1, 2), "V2")}, "use x.view(ml_dtypes.bfloat16).astype('float16')"),
         ("text", {"x": np.ones((1, 2), np.float32)}, "the model takes text: an array of str or bytes"),
     ],
 )
