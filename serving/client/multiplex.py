@@ -195,7 +195,7 @@ class Multiplexer:
             if waiting is None and not identifier:  # the error is about a request that the server could not read
                 self._fail_all(ClientError(status, answer.error_message))
             elif waiting is not None and (pause := _pause(waiting, answer)) is not None:
-                asyncio.get_running_loop().call_later(pause, self._again, identifier)
+                asyncio.get_running_loop().call_later(pause, self._again, identifier, self._outgoing)
             elif waiting is not None:
                 named = f"[request id: {waiting.request_id or '<id_unknown>'}]"
                 details = answer.error_message.replace(f"[request id: {identifier}]", named)
@@ -203,13 +203,13 @@ class Multiplexer:
         elif waiting is not None and not waiting.answer.done():
             waiting.answer.set_result(answer.infer_response)
 
-    def _again(self, identifier: str) -> None:
-        """Send a refused request once more; if the stream has broken off, the next one sends it anyway."""
+    def _again(self, identifier: str, outgoing: asyncio.Queue[str] | None) -> None:
+        """Send a request that the stream of ``outgoing`` has refused once more; later streams send it anyway."""
         waiting = self._waiting.get(identifier)
         if waiting is not None:
             waiting.attempts -= 1
-        if waiting is not None and self._outgoing is not None:
-            self._hand(identifier, waiting, self._outgoing)
+        if waiting is not None and outgoing is not None and outgoing is self._outgoing:
+            self._hand(identifier, waiting, outgoing)
 
     def _fail_all(self, error: ClientError) -> None:
         for waiting in self._waiting.values():

@@ -215,16 +215,20 @@ def test_a_status_that_grpcio_lost_is_that_of_the_stream_before_or_one_to_try_ag
     assert run(ask(lost)) == (Status.UNAVAILABLE, "the server at here:1 ended the stream")
 
 
+def refusal(request, pushback_ms):
+    error = pb.ModelStreamInferResponse(error_message="full")
+    error.infer_response.id = request.id
+    error.infer_response.parameters["retry_pushback_ms"].int64_param = pushback_ms
+    return error
+
+
 def test_a_refusal_with_a_time_is_obeyed_until_the_deadline():
     async def full_at_first(requests, context):
         refused = 0
         async for request in requests:
             if refused < 5:
                 refused += 1
-                error = pb.ModelStreamInferResponse(error_message="full")
-                error.infer_response.id = request.id
-                error.infer_response.parameters["retry_pushback_ms"].int64_param = 10
-                yield error
+                yield refusal(request, 10)
             else:
                 yield answer(request)
 
@@ -233,6 +237,34 @@ def test_a_refusal_with_a_time_is_obeyed_until_the_deadline():
             return await client.infer("m", {"x": 3 * X})
 
     np.testing.assert_array_equal(run(ask())["y"], 3 * X)
+
+
+def test_a_refused_request_that_the_next_stream_has_sent_is_not_sent_once_more_at_the_time_of_the_refusal():
+    streams, sent = [], []
+
+    class Calls:
+        async def stream(self, path, messages):
+            streams.append(path)
+            requests = [pb.ModelInferRequest.FromString(await anext(messages))]
+            if len(streams) == 1:
+                yield refusal(requests[0], 200).SerializeToString()
+                yield Reply(Status.UNAVAILABLE, "not today")
+                return
+            yield refusal(requests[0], 400).SerializeToString()
+            requests.append(pb.ModelInferRequest.FromString(await anext(messages)))
+            yield refusal(requests[1], 300).SerializeToString()  # a time after that of the first stream
+            requests += [pb.ModelInferRequest.FromString(await anext(messages)) for _ in range(2)]
+            sent.extend(request.id.partition("~")[0] for request in requests)
+            for request in requests[:2]:
+                yield pb.ModelStreamInferResponse(infer_response={"id": request.id}).SerializeToString()
+
+    async def ask():
+        multiplexer = Multiplexer(Calls(), "here:1")
+        await asyncio.gather(*(multiplexer.infer(pb.ModelInferRequest(id=one), 30) for one in "ab"))
+        await multiplexer.close()
+
+    run(ask())
+    assert sent == ["a", "b", "b", "a"]
 
 
 def test_a_stream_that_broke_while_idle_is_opened_by_the_next_call():
