@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import functools
 import json
+import os
 import threading
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
@@ -53,6 +54,8 @@ OPTIONS = (
 #: In what gRPC says of a connection that failed: because of TLS, or because the server speaks something else.
 _OF_TLS = ("handshake", "verification", "ssl_error", "certificate")
 _NOT_HTTP2 = ("failed parsing http/2", "http1")
+#: The variables that name a proxy for grpcio; the first one that is set counts.
+_PROXIES = ("grpc_proxy", "https_proxy", "http_proxy")
 
 
 def opener(
@@ -211,14 +214,23 @@ def _reply(error: Any, address: str) -> Reply:
     status, details = Status[error.code().name], error.details() or ""
     pushback = next((str(value) for key, value in error.trailing_metadata() or () if key == PUSHBACK), None)
     if status is Status.UNAVAILABLE:
+        why = details + _about_proxy(address)
         if any(word in details.lower() for word in _OF_TLS):
             return failures.no_tls(address, details)
         if any(word in details.lower() for word in _NOT_HTTP2):
-            return failures.not_http2(address, details)
+            return failures.not_http2(address, why)
         if "connect" in details.lower() and "Socket closed" in details:
-            return failures.wants_tls(address, details)
+            return failures.wants_tls(address, why)
         if "connect" in details.lower() or not details:
-            return failures.refused(address, details)
+            return failures.refused(address, why)
         if "resolving" in details or "lookup" in details:
-            return failures.unknown_host(address, details)
+            return failures.unknown_host(address, why)
     return Reply(status, details, pushback_ms=None if pushback is None else pushback_ms(pushback.encode()))
+
+
+def _about_proxy(address: str) -> str:
+    """That grpcio may have asked a proxy, for an error; "" where it asks none."""
+    variable = next((name for name in _PROXIES if os.environ.get(name)), None)
+    if variable is None or address.startswith("unix"):
+        return ""
+    return f"; {variable} is set, and grpcio asks through that proxy unless no_proxy has the host"

@@ -234,6 +234,24 @@ def test_the_port_for_metrics_is_told_from_that_for_grpc(transport):
     assert "or a port for metrics; gRPC is on the port of normfold serve --listen, by default" in caught.value.details
 
 
+@pytest.mark.parametrize("variable", ["grpc_proxy", "https_proxy", "http_proxy"])
+def test_an_error_of_grpcio_names_the_variable_of_the_proxy_that_it_asked(ask, monkeypatch, variable):
+    for name in ("grpc_proxy", "https_proxy", "http_proxy", "no_grpc_proxy", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+
+    def turned_away(peer: Peer) -> None:
+        peer.sock.sendall(b"HTTP/1.1 403 Forbidden\r\n\r\n")
+        peer.wait_for_end()
+
+    with serving(turned_away) as proxy:
+        monkeypatch.setenv(variable, f"http://{proxy}")
+        with pytest.raises(ClientError, match=f"proxy returned .* 403; {variable} is set, and grpcio asks through"):
+            ask("127.0.0.1:1", transport="grpcio")
+    with pytest.raises(ClientError) as caught:
+        ask("unix:/nothing/listens/here", transport="grpcio")
+    assert "proxy" not in caught.value.details
+
+
 def test_a_server_that_closes_at_once_may_want_tls(ask):
     error = failed(ask, lambda peer: peer.exactly(24))
     assert error.code.name == "UNAVAILABLE"
