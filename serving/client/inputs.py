@@ -157,22 +157,32 @@ def _has_mask(value: Any, depth: int = 0) -> bool:
 
 
 def _integers(value: Any) -> Array | None:
-    """``value``, which has no dtype, as Python's integers; None where it has one, or holds anything else.
+    """``value``, which has no dtype, as Python's integers.
 
-    NumPy makes floats of integers on both sides of 2**63, and rounds them.
+    None where it has one, where it holds anything but whole numbers, and where all of these are floats.
+    NumPy makes floats of integers on both sides of 2**63, and of those beside floats, and rounds them.
     """
     if hasattr(value, "dtype"):
         return None
     array = np.asarray(value, object)
-    return array if all(isinstance(element, Integral) for element in array.flat) else None
+    elements = array.ravel().tolist()
+    if not any(isinstance(element, Integral) for element in elements) or not all(map(_is_whole, elements)):
+        return None
+    return np.array([int(element) for element in elements], object).reshape(array.shape)
+
+
+def _is_whole(element: Any) -> bool:
+    if isinstance(element, (float, np.floating)):
+        return float(element).is_integer()
+    return isinstance(element, (Integral, np.bool_))
 
 
 def _within(name: str, integers: Array, datatype: Datatype) -> Array:
     """``integers`` of Python in ``datatype``. Raises ValueError for one that does not fit."""
     bounds = np.iinfo(datatype.dtype)
     for element in integers.flat:
-        if not bounds.min <= int(element) <= bounds.max:
-            raise ValueError(f"input {name!r} is not {datatype.name}: it holds {_digits(int(element))}")
+        if not bounds.min <= element <= bounds.max:
+            raise ValueError(f"input {name!r} is not {datatype.name}: it holds {_digits(element)}")
     return integers.astype(datatype.dtype)
 
 

@@ -35,6 +35,20 @@ def test_integers_on_both_sides_of_2_to_the_63_are_sent_as_they_are(value):
     assert as_declared("x", value, "UINT64")[0].tolist() == np.asarray(value, object).tolist()
 
 
+@pytest.mark.parametrize(
+    ("value", "datatype", "sent"),
+    [
+        ([1.0, 2**53 + 1], "INT64", [1, 2**53 + 1]),
+        ([[np.float32(2)], [2**64 - 1]], "UINT64", [[2], [2**64 - 1]]),
+        (2.0, "INT8", 2),
+        ([], "INT8", []),
+        ([np.True_, -1.0, 2**62 + 1], "INT64", [1, -1, 2**62 + 1]),
+    ],
+)
+def test_an_integer_beside_floats_is_sent_as_it_is(value, datatype, sent):
+    assert as_declared("x", value, datatype)[0].tolist() == sent
+
+
 @pytest.mark.parametrize("value", [2**64, [2**64, 7], [[0.5], [-(2**70)]], [np.float32(0.5), True, 2**65]])
 @pytest.mark.parametrize(("datatype", "dtype"), [("FP32", np.float32), ("FP64", np.float64)])
 def test_integers_of_more_than_64_bits_are_sent_as_floats(value, datatype, dtype):
@@ -51,12 +65,14 @@ def test_integers_of_more_than_64_bits_are_sent_as_floats(value, datatype, dtype
         ([1, 300], "INT8", "is not INT8: it holds 300"),
         ([1, -1], "UINT8", "is not UINT8: it holds -1"),
         ([0, 2], "BOOL", "is not BOOL: it holds 2"),
+        ([1e300], "INT64", r"is not INT64: it holds 1e\+300"),
         ([1, 1e6], "FP16", "is not FP16: it holds 1000000.0"),
         ([float("nan")], "INT64", "is not INT64: it holds nan"),
         ([1, 2**64], "UINT64", f"is not UINT64: it holds {2**64}"),
         ([[-1], [2**63]], "UINT64", "is not UINT64: it holds -1"),
         ([-1, 2**63], "INT64", f"is not INT64: it holds {2**63}"),
         ([1.5, 2**63], "UINT64", "is not UINT64: it holds 1.5"),
+        ([1.0, -(2**63) - 1], "INT64", f"is not INT64: it holds {-(2**63) - 1}"),
         ([0.5, 2**64], "UINT64", "is not UINT64: it holds 0.5"),
         ([1, 10**5000], "INT64", "is not INT64: it holds an integer of 16610 bits"),
         ([1, -(10**5000)], "FP64", "is not FP64: it holds an integer of 16610 bits"),
