@@ -161,7 +161,8 @@ class Server:
         if share is not None:
             methods = share(methods)
             self.polling.share(methods[: len(ours)])
-        wire = [admitted(each, self._admission) if each.large else each for each in methods[len(ours) :]]
+        loads = Admission(config.queue_limits)
+        wire = [admitted(each, loads) if each.large else each for each in methods[len(ours) :]]
         if config.reflection:
             wire += reflection.methods({method.service for method in wire})
         self._snapshot = next(method for method in methods if method.path == snapshot.PATH)

@@ -1,4 +1,8 @@
-"""Large requests that are no requests of models: they count among the bytes under way until their work has ended."""
+"""Requests that bring files: they count among the bytes of such requests under way until their work has ended.
+
+Requests of models do not count there, nor these among those of models. Otherwise a load of minutes would keep clients
+from models that serve, and a busy server would never have room for a large one.
+"""
 
 from __future__ import annotations
 
@@ -7,17 +11,20 @@ from collections.abc import Awaitable
 from dataclasses import replace
 
 from normfold.serving.rpc.caller import connection
-from normfold.serving.rpc.methods import Method
+from normfold.serving.rpc.methods import LOOP_BYTES, Method
 from normfold.serving.rpc.pieces import Answer
-from normfold.serving.scheduling.admission import Admission
+from normfold.serving.scheduling.admission import LONGEST_RETRY, Admission
 
 
 def admitted(method: Method, admission: Admission) -> Method:
-    """The unary ``method``, which refuses a request that ``admission`` has no room for, and counts the others."""
+    """The unary ``method``, which refuses a large request that ``admission`` has no room for, and counts the others."""
 
-    def answer(data: bytes) -> Awaitable[Answer]:
+    def answer(data: bytes) -> Awaitable[Answer] | bytes:
         by, size = connection(), len(data)
+        if size <= LOOP_BYTES:
+            return method.answer(data)
         if (refusal := admission.refusal(None, by, size, None)) is not None:
+            refusal.retry_seconds = LONGEST_RETRY  # a load takes a while, and whoever tries again sends all files again
             try:
                 raise refusal
             finally:

@@ -22,7 +22,7 @@ from normfold.serving.infer.inference import Inference
 from normfold.serving.infer.shared_memory import SharedMemory
 from normfold.serving.infer.tracing import TraceSettings
 from normfold.serving.rpc.caller import CALLER
-from normfold.serving.rpc.methods import Method
+from normfold.serving.rpc.methods import LOOP_BYTES, Method
 from normfold.serving.runtime.devices import Device
 from normfold.serving.scheduling.admission import Admission
 from normfold.serving.scheduling.inline import TRIED_RUNS
@@ -77,4 +77,4 @@ def test_a_refused_inference_is_not_kept(models, tmp_path, ask, monkeypatch):
 
 def test_a_refused_load_is_not_kept(full):
     method = Method("/t.T/Load", pb.RepositoryModelLoadRequest, unary=None, large=True)
-    assert kept(admitted(method, full).answer, bytes(100)) == 0
+    assert kept(admitted(method, full).answer, bytes(LOOP_BYTES + 1)) == 0

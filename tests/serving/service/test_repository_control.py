@@ -86,6 +86,34 @@ def test_a_load_is_refused_while_others_hold_too_many_bytes(repository, serve, f
         load(one, "another", **sent)
 
 
+def test_loads_with_files_leave_room_for_inferences_and_small_loads_and_the_reverse(
+    repository, serve, frontend, ask, monkeypatch
+):
+    """A load may take minutes: models that serve went on before loads counted, and busy servers took large models."""
+    begun, goes_on = threading.Event(), asyncio.Event()
+
+    async def held(name, *_):
+        if name == "sent":
+            begun.set()
+            await goes_on.wait()
+
+    with (
+        serve(repository, frontend=frontend, max_queue_bytes=1 << 20, strict_readiness=False) as one,
+        ThreadPoolExecutor(1) as thread,
+    ):
+        monkeypatch.setattr(one.server.catalog, "load", held)
+        for connection in range(2):
+            one.server._admission.enter(None, connection, 1 << 20)
+        first = thread.submit(load, one, "sent", config="{}", file__1_slash_model_dot_onnx=bytes(2 << 20))
+        assert begun.wait(20)
+        load(one, "small")
+        for connection in range(2):
+            one.server._admission.leave(None, connection, 1 << 20)
+        np.testing.assert_array_equal(np.frombuffer(one.infer(ask("nb")).raw_output_contents[0], "<f4"), 2 * X[0])
+        one.loop.call_soon_threadsafe(goes_on.set)
+        first.result(20)
+
+
 def test_unloading_what_is_not_there_is_no_error(own):
     unload(own, "nope")
     assert not own.server.catalog._locks  # nothing is kept of a name that any client may send
