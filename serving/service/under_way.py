@@ -32,7 +32,7 @@ def admitted(method: Method, admission: Admission) -> Method:
         admission.enter(None, by, size)
         task = asyncio.get_running_loop().create_task(_answer(method, data))
         task.add_done_callback(lambda _: admission.leave(None, by, size))
-        return task
+        return _wanted(task)
 
     return replace(method, unary=None, wire_unary=answer)
 
@@ -40,3 +40,20 @@ def admitted(method: Method, admission: Admission) -> Method:
 async def _answer(method: Method, data: bytes) -> Answer:
     answer = method.answer(data)
     return answer if isinstance(answer, bytes) else await answer
+
+
+async def _wanted(task: asyncio.Task[Answer]) -> Answer:
+    """The result of ``task``. Whoever is cancelled cancels it, but does not wait for what it must bring to an end.
+
+    A call of grpcio is under way until then: a server that stops would wait for one whose client has left.
+    """
+    try:
+        await asyncio.wait([task])
+    except asyncio.CancelledError:
+        task.add_done_callback(lambda ended: ended.cancelled() or ended.exception())  # nobody else asks for it
+        task.cancel()
+        raise
+    try:
+        return task.result()
+    finally:
+        del task  # an error's traceback refers to this frame: a cycle that would keep the request in memory

@@ -17,7 +17,7 @@ from normfold.serving.catalog.catalog import Catalog
 from normfold.serving.catalog.following import served
 from normfold.serving.catalog.served import ServedModel
 from normfold.serving.errors import InternalError, ServingError, Unavailable
-from normfold.serving.rpc.methods import MAX_DETAILS, Method, status_of
+from normfold.serving.rpc.methods import LOOP_BYTES, MAX_DETAILS, Method, status_of
 from normfold.serving.rpc.traffic import EXITING
 from normfold.serving.service.polling import SERVICE as REPOSITORY
 from normfold.serving.service.snapshot import Snapshots
@@ -95,7 +95,7 @@ class WorkerLink:
                 for each in changed
             )
             self._link.send(AskAll(number, method.path, data, bool(changed), remember))
-            return self._one_answer(method, await _ended(future))
+            return self._one_answer(method, await (future if len(data) <= LOOP_BYTES else _ended(future)))
 
         return answer
 

@@ -18,7 +18,7 @@ from normfold.serving.infer.shared_memory import SharedMemory
 from normfold.serving.infer.tracing import TraceSettings
 from normfold.serving.process.logs import LogSettings
 from normfold.serving.remote.store import RemoteError
-from normfold.serving.rpc.methods import Method
+from normfold.serving.rpc.methods import LOOP_BYTES, Method
 from normfold.serving.rpc.traffic import Traffic
 from normfold.serving.scheduling.statistics import Statistics
 from normfold.serving.service.administration import Administration
@@ -143,7 +143,8 @@ def test_a_setting_that_one_worker_is_asked_to_change_changes_in_all():
     play(True, scenario)
 
 
-def test_a_client_that_leaves_holds_its_request_as_long_as_the_workers_do():
+@pytest.mark.parametrize("large", [True, False])
+def test_a_client_that_leaves_holds_its_large_request_as_long_as_the_workers_do(large):
     async def scenario(exchange, one, two):
         begun, goes_on = asyncio.Event(), asyncio.Event()
 
@@ -152,11 +153,14 @@ def test_a_client_that_leaves_holds_its_request_as_long_as_the_workers_do():
             await goes_on.wait()
 
         one.catalog.load = two.catalog.load = load
-        asked = asyncio.ensure_future(one.ask("RepositoryModelLoad", pb.RepositoryModelLoadRequest(model_name="m")))
+        request = pb.RepositoryModelLoadRequest(model_name="m")
+        if large:
+            request.parameters["file:1/model.onnx"].bytes_param = bytes(LOOP_BYTES)
+        asked = asyncio.ensure_future(one.ask("RepositoryModelLoad", request))
         await begun.wait()
         asked.cancel()
         await one.ask("TraceSetting", trace_rate("7"))  # many turns of the event loop
-        assert not asked.done()
+        assert asked.done() != large
         goes_on.set()
         with pytest.raises(asyncio.CancelledError):
             await asked
