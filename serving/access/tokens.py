@@ -77,6 +77,8 @@ def holders_in(data: bytes, path: Path) -> dict[bytes, Holder]:
         text = data.decode()
     except UnicodeDecodeError:
         raise StartError(f"--tokens {path} cannot be read: it is not UTF-8 text") from None
+    if text.startswith("\ufeff"):
+        raise StartError(f"--tokens {path} begins with a byte order mark (BOM): save it as UTF-8 without one")
     found: dict[bytes, Holder] = {}
     for number, written in enumerate(text.splitlines(), 1):
         written = written.partition("#")[0].strip()

@@ -71,7 +71,7 @@ class TraceSettings:
         target = self._models.setdefault(model, {}) if model else self._server
         for key, values in changes.items():
             if values:
-                target[key] = list(values)
+                target[key] = list(dict.fromkeys(values))  # a level may be there twice, or thousands of times
             elif model:
                 target.pop(key, None)
             else:

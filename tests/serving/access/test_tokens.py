@@ -63,6 +63,9 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path):
     (tmp_path / "latin").write_bytes(b"\xff")
     with pytest.raises(StartError, match="it is not UTF-8 text"):
         read_tokens(tmp_path / "latin")
+    (tmp_path / "marked").write_bytes(b"\xef\xbb\xbf# name scopes models digest\n")
+    with pytest.raises(StartError, match=r"begins with a byte order mark \(BOM\): save it as UTF-8 without one"):
+        read_tokens(tmp_path / "marked")
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(StartError, match="it is not a plain file"):
         read_tokens(tmp_path / "pipe")
