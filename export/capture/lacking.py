@@ -1,4 +1,4 @@
-"""Translations to ONNX that torch's exporter (2.13) lacks."""
+"""Translations to ONNX that torch's exporter (2.13) lacks, or that give other numbers."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import torch
 from onnxscript import opset18
 from onnxscript.function_libs.torch_lib.ops.nn import aten_avg_pool2d, aten_avg_pool3d
 
+from normfold.export.capture.float_sizes import FLOAT_SIZES
 from normfold.export.errors import CaptureError
 
 __all__ = ["LACKING"]
@@ -72,6 +73,7 @@ def _divided(pool: Callable[..., Any], axes: int) -> Callable[..., Any]:
 
 #: For ``torch.onnx.export(custom_translation_table=…)``.
 LACKING: dict[Callable[..., Any], Callable[..., Any]] = {
+    **FLOAT_SIZES,
     torch.ops.aten.amax.default: _amax,
     torch.ops.aten.amin.default: _amin,
     torch.ops.aten.avg_pool2d.default: _divided(aten_avg_pool2d, 2),
