@@ -1,4 +1,4 @@
-"""F.interpolate along one axis, exactly as torch computes it, where ONNX's Resize would give other entries.
+"""F.interpolate, axis by axis, exactly as torch computes it, where ONNX's Resize would give other entries.
 
 onnxruntime computes in float32 where torch reads an entry, and how many there are:
 
@@ -31,8 +31,10 @@ __all__ = ["RESIZING", "as_exact_resizes"]
 
 _MODES: dict[Any, str] = {
     torch.ops.aten.upsample_nearest1d.vec: "nearest",
+    torch.ops.aten.upsample_nearest2d.vec: "nearest",
     torch.ops.aten._upsample_nearest_exact1d.vec: "nearest-exact",
     torch.ops.aten.upsample_linear1d.vec: "linear",
+    torch.ops.aten.upsample_bilinear2d.vec: "linear",
 }
 #: A product of a length and a multiple of this has no more digits than float32 holds, for lengths up to a million.
 EXACT_SCALES = 1 / 8
@@ -43,21 +45,39 @@ MOST = 10**7
 
 
 def as_exact_resizes(program: ExportedProgram) -> None:
-    """Call ``normfold::resize``, in place, where a Resize would give other entries at some length."""
+    """Call ``normfold::resize``, in place, where a Resize would give other entries at some length.
+
+    Several axes are resized one after another: the last one by the node itself, the others by nodes before it.
+    """
     for node in program_nodes(program):
         mode = _MODES.get(node.target)
         if mode is None:
             continue
         given: Any = node.args
-        input, size, *others, scales = given
-        wanted = node.meta["val"].shape[-1]
-        if scales is None:
-            exact = mode == "linear" or _whole(input.meta["val"].shape[-1], wanted)
-        else:
-            exact = (scales[0] / EXACT_SCALES).is_integer()
-        if not exact:
-            node.target = torch.ops.normfold.resize.default
-            node.args = (input, size and size[0], scales and scales[0], mode, bool(others and others[0]))
+        input, sizes, *others, scales = given
+        before, after = input.meta["val"].shape, node.meta["val"].shape
+        axes = range(2, len(after))
+        sizes, scales = ([None, None, *(of or [None] * len(axes))] for of in (sizes, scales))
+        if all(_exact(mode, before[a], after[a], scales[a]) for a in axes):
+            continue
+        *earlier, last = (a for a in axes if not _stays(before[a], after[a], scales[a]))
+        align = bool(others and others[0])
+        for a in earlier:
+            with node.graph.inserting_before(node):
+                input = node.graph.call_function(RESIZE, (input, sizes[a], scales[a], mode, align, a))
+        node.target, node.args = RESIZE, (input, sizes[last], scales[last], mode, align, last)
+
+
+def _stays(before: Any, after: Any, scale: float | None) -> bool:
+    """Whether an axis has a fixed length that is not resized."""
+    return isinstance(before, int) and isinstance(after, int) and before == after and scale in (None, 1.0)
+
+
+def _exact(mode: str, before: Any, after: Any, scale: float | None) -> bool:
+    """Whether a Resize along one axis gives what torch gives at every length."""
+    if scale is None:
+        return mode == "linear" or _whole(before, after)
+    return (scale / EXACT_SCALES).is_integer()
 
 
 def _whole(before: Any, after: Any) -> bool:
@@ -76,22 +96,28 @@ def _whole(before: Any, after: Any) -> bool:
 @torch.library.custom_op(
     "normfold::resize",
     mutates_args=(),
-    schema="(Tensor input, SymInt? size, float? scale, str mode, bool align) -> Tensor",
+    schema="(Tensor input, SymInt? size, float? scale, str mode, bool align, int axis) -> Tensor",
 )
-def resize(input: Tensor, size: int | None, scale: float | None, mode: str, align: bool) -> Tensor:
-    """Compute ``F.interpolate`` to a size or by a scale."""
-    return F.interpolate(input, size, scale, mode, align if mode == "linear" else None)
+def resize(input: Tensor, size: int | None, scale: float | None, mode: str, align: bool, axis: int) -> Tensor:
+    """Compute ``F.interpolate`` along one axis, to a size or by a scale."""
+    last = input.movedim(axis, -1)
+    rows = F.interpolate(last.reshape(1, -1, last.shape[-1]), size, scale, mode, align if mode == "linear" else None)
+    return rows.reshape(*last.shape[:-1], rows.shape[-1]).movedim(-1, axis).contiguous()
 
 
 @resize.register_fake
-def _(input: Tensor, size: Any, scale: float | None, mode: str, align: bool) -> Tensor:
-    after = size if scale is None else torch.sym_int(input.shape[-1] * scale)  # type: ignore[no-untyped-call]
-    return input.new_empty((*input.shape[:-1], after))
+def _(input: Tensor, size: Any, scale: float | None, mode: str, align: bool, axis: int) -> Tensor:
+    after = size if scale is None else torch.sym_int(input.shape[axis] * scale)  # type: ignore[no-untyped-call]
+    return input.new_empty((*input.shape[:axis], after, *input.shape[axis + 1 :]))
 
 
-def _translated(input: Any, size: Any, scale: float | None, mode: str, align: bool) -> Any:
+#: What the calls become.
+RESIZE = torch.ops.normfold.resize.default
+
+
+def _translated(input: Any, size: Any, scale: float | None, mode: str, align: bool, axis: int) -> Any:
     op: Any = opset18  # its own annotations do not allow an operator's result as an operand
-    one, before = op.Constant(value_int=1), op.Squeeze(op.Shape(input, start=2, end=3))
+    one, before = op.Constant(value_int=1), op.Squeeze(op.Shape(input, start=axis, end=axis + 1))
     step = None if scale is None else Fraction(scale).limit_denominator(MOST)
     if scale is not None:
         size = op.Cast(op.Mul(op.Cast(before, to=ir.DataType.DOUBLE), _double(scale)), to=ir.DataType.INT64)
@@ -99,12 +125,15 @@ def _translated(input: Any, size: Any, scale: float | None, mode: str, align: bo
         size = op.Constant(value_int=size)
     last, places = op.Sub(before, one), op.Range(op.Constant(value_int=0), size, one)
     if mode == "linear":
-        return _weighted(input, _position(places, before, size, scale, align), last)
+        return _weighted(input, axis, _position(places, before, size, scale, align), last)
     over, under = (before, size) if step is None else map(_whole_number, (step.denominator, step.numerator))
     if mode == "nearest-exact":  # from the middle of each entry
         two = op.Constant(value_int=2)
         places, under = op.Add(op.Mul(places, two), one), op.Mul(under, two)
-    return op.Gather(input, op.Min(op.Div(op.Mul(places, over), under), last), axis=2)
+    read = op.Min(op.Div(op.Mul(places, over), under), last)
+    if len(input.shape) > 3 and step is not None:  # of several axes, torch moves nothing along one whose length stays
+        read = op.Where(op.Equal(before, size), places, read)
+    return op.Gather(input, read, axis=axis)
 
 
 def _position(places: Any, before: Any, size: Any, scale: Any, align: bool) -> Any:
@@ -120,15 +149,16 @@ def _position(places: Any, before: Any, size: Any, scale: Any, align: bool) -> A
     return op.Where(op.Equal(before, size), places, moved)  # torch moves nothing where the length stays
 
 
-def _weighted(input: Any, position: Any, last: Any) -> Any:
+def _weighted(input: Any, axis: int, position: Any, last: Any) -> Any:
     """The mean of the two entries beside each position, weighted by how near they are."""
     op: Any = opset18
     whole = op.Floor(position)
     first = op.Min(op.Cast(whole, to=ir.DataType.INT64), last)
     second = op.Min(op.Add(first, op.Constant(value_int=1)), last)
-    share = op.Sub(position, whole)
+    behind = [-1, *[1] * (len(input.shape) - 1 - axis)]
+    share = op.Reshape(op.Sub(position, whole), op.Constant(value_ints=behind))
     shares = [op.CastLike(s, input) for s in (op.Sub(_double(1.0), share), share)]
-    a, b = (op.Mul(op.Gather(input, i, axis=2), s) for i, s in zip((first, second), shares, strict=True))
+    a, b = (op.Mul(op.Gather(input, i, axis=axis), s) for i, s in zip((first, second), shares, strict=True))
     return op.Add(a, b)
 
 
@@ -143,4 +173,4 @@ def _whole_number(number: int) -> Any:
 
 
 #: For ``torch.onnx.export(custom_translation_table=…)``.
-RESIZING: dict[Callable[..., Any], Callable[..., Any]] = {torch.ops.normfold.resize.default: _translated}
+RESIZING: dict[Callable[..., Any], Callable[..., Any]] = {RESIZE: _translated}

@@ -31,6 +31,12 @@ class Resized(nn.Module):
             "nearest by 160/147": F.interpolate(x, scale_factor=160 / 147),
             "exact by 160/147": F.interpolate(x, scale_factor=160 / 147, mode="nearest-exact"),
             "linear by 160/147": F.interpolate(x, scale_factor=160 / 147, mode="linear"),
+            "nearest 3, 16": F.interpolate(x[:, None], size=(3, 16)),
+            "nearest 5, 20": F.interpolate(x[:, None], size=(5, 20)),
+            "nearest by 2, 0.7": F.interpolate(x[:, None], scale_factor=(2, 0.7)),
+            "nearest by 1, 1.1": F.interpolate(x[:, None], scale_factor=(1, 1.1)),
+            "linear by 2, 0.7": F.interpolate(x[:, None], scale_factor=(2, 0.7), mode="bilinear"),
+            "linear by 0.7, 2": F.interpolate(x.mT[:, None], scale_factor=(0.7, 2), mode="bilinear"),
         }
 
 
