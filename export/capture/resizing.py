@@ -6,8 +6,9 @@ onnxruntime computes in float32 where torch reads an entry, and how many there a
     scale_factor=0.29        L = 100 gives ⌊28.999999999999996⌋ = 28 entries; float32 gives 29.000000, and 29
 
 At most lengths nothing of it shows. So these calls become one operator. Its translation to ONNX computes the places of
-the nearest entries in whole numbers, and a length from a scale in float64, as torch does. What both compute alike at
-every length stays a Resize, which is faster: a scale such as 2 or 0.5, a length that becomes twice as long.
+the nearest entries in whole numbers, or along several axes as torch rounds them. It computes a length from a scale in
+float64. What both compute alike at every length stays a Resize, which is faster: a scale such as 2 or 0.5, a length
+that becomes twice as long.
 """
 
 from __future__ import annotations
@@ -126,6 +127,8 @@ def _translated(input: Any, size: Any, scale: float | None, mode: str, align: bo
     last, places = op.Sub(before, one), op.Range(op.Constant(value_int=0), size, one)
     if mode == "linear":
         return _weighted(input, axis, _position(places, before, size, scale, align), last)
+    if len(input.shape) > 3 and step is None:
+        return op.Gather(input, op.Min(_in_float32(places, before, size), last), axis=axis)
     over, under = (before, size) if step is None else map(_whole_number, (step.denominator, step.numerator))
     if mode == "nearest-exact":  # from the middle of each entry
         two = op.Constant(value_int=2)
@@ -134,6 +137,21 @@ def _translated(input: Any, size: Any, scale: float | None, mode: str, align: bo
     if len(input.shape) > 3 and step is not None:  # of several axes, torch moves nothing along one whose length stays
         read = op.Where(op.Equal(before, size), places, read)
     return op.Gather(input, read, axis=axis)
+
+
+def _in_float32(places: Any, before: Any, size: Any) -> Any:
+    """Which entries are read for a size where torch computes that in float32, also in a network in float64."""
+    op: Any = opset18
+    places, before, size = (op.Cast(n, to=ir.DataType.DOUBLE) for n in (places, before, size))
+    place = _to_24_digits(op.Mul(places, _to_24_digits(op.Div(before, size))))
+    return op.Cast(op.Floor(place), to=ir.DataType.INT64)
+
+
+def _to_24_digits(number: Any) -> Any:
+    """Round a float64 to the binary digits of a float32, in float64: other forms of the graph have no float32."""
+    op: Any = opset18
+    larger = op.Mul(number, _double(2.0**29 + 1))
+    return op.Sub(larger, op.Sub(larger, number))
 
 
 def _position(places: Any, before: Any, size: Any, scale: Any, align: bool) -> Any:
