@@ -87,33 +87,31 @@ class Guard:
         They are steps by the guard's numbers and their products: where it asks for the remainder of a division by 30,
         steps of 30; where four pools each ask for an even length, steps of 16.
         """
-        traced, low = trace[d.name], d.low or 1
+        traced = trace[d.name]
         for step in self._steps(d.step or 1):
-            lowest = low + (traced - low) % step
-            high = None if d.high is None else d.high - (d.high - traced) % step
-            last = traced + NEAR * step if high is None else high
-            takes = Dimension(d.name, lowest, high, step)
-            ends = [end for end in (lowest, last) if end != traced]
+            takes = _in_steps_of(step, d, traced)
+            last = traced + NEAR * step if takes.high is None else takes.high
+            ends = [end for end in (takes.low or 1, last) if end != traced]
             if ends and not any(next(self.breaks(trace, d.name, end, step), 0) for end in ends):
                 return takes
         return None
 
-    def in_steps_of_one(self, trace: Mapping[str, int], dims: Sequence[Dimension]) -> Dimension | None:
-        """Return one of ``dims`` in longer steps, at which the condition holds at all sizes nearby; None: none.
+    def in_steps_together(self, trace: Mapping[str, int], dims: Sequence[Dimension]) -> tuple[Dimension, ...]:
+        """Return one of ``dims`` in longer steps, else all of them, at which the condition holds nearby; (): none.
 
-        There is none either where the condition holds nearby without them: what breaks it further away is no remainder.
+        There are none either where the condition holds nearby without them: what breaks it further away is no
+        remainder.
         """
         if all(self.holds({**trace, **sizes}) for sizes in nearby(trace, dims)):
-            return None
-        for place, d in enumerate(dims):
-            for step in sorted({*((d.step or 1) * n for n in range(2, 33)), *self._steps(d.step or 1)}):
-                lowest = (low := d.low or 1) + (trace[d.name] - low) % step
-                high = None if d.high is None else d.high - (d.high - trace[d.name]) % step
-                takes = Dimension(d.name, lowest, high, step)
-                tried = list(nearby(trace, [*dims[:place], takes, *dims[place + 1 :]]))
-                if len({sizes[d.name] for sizes in tried}) > 1 and all(self.holds({**trace, **s}) for s in tried):
-                    return takes
-        return None
+            return ()
+        for chosen in (*((d,) for d in dims), tuple(dims)):
+            for times in sorted({*range(2, 33), *self._steps(1)}):
+                takes = {d.name: _in_steps_of((d.step or 1) * times, d, trace[d.name]) for d in chosen}
+                tried = list(nearby(trace, [takes.get(d.name, d) for d in dims]))
+                several = all(len({sizes[name] for sizes in tried}) > 1 for name in takes)
+                if several and all(self.holds({**trace, **sizes}) for sizes in tried):
+                    return tuple(takes.values())
+        return ()
 
     def _steps(self, step: int) -> list[int]:
         """Return multiples of ``step``, the smallest first: by the guard's numbers, and by their products."""
@@ -123,14 +121,29 @@ class Guard:
             found |= last
         return sorted({lcm(step, number) for number in found})
 
-    def broken_together(self, trace: Mapping[str, int], most: Mapping[str, int]) -> dict[str, int] | None:
-        """Return sizes that break it where the dimensions of ``most`` grow together up to there; None: none found."""
+    def broken_together(self, trace: Mapping[str, int], dims: Sequence[Dimension], most: int) -> dict[str, int] | None:
+        """Return sizes that break it where these dimensions grow together, each up to ``most``; None: none found."""
+        largest = {d.name: _last(d, trace[d.name], d.high or most) for d in dims}
         sizes = dict(trace)
-        while any(sizes[name] < size for name, size in most.items()):
-            sizes |= {name: min(2 * sizes[name], size) for name, size in most.items()}
+        while any(sizes[name] < size for name, size in largest.items()):
+            for d in dims:
+                beyond = 2 * sizes[d.name] + (d.step or 1) - 1
+                sizes[d.name] = min(_last(d, trace[d.name], beyond), largest[d.name])
             if not self.holds(sizes):
                 return sizes
         return None
+
+
+def _last(d: Dimension, traced: int, end: int) -> int:
+    """Return the last size of ``d`` up to ``end``."""
+    return end - (end - traced) % (d.step or 1)
+
+
+def _in_steps_of(step: int, d: Dimension, traced: int) -> Dimension:
+    """Return ``d`` in these steps, counted from the traced size up and down."""
+    low = d.low or 1
+    high = None if d.high is None else d.high - (d.high - traced) % step
+    return Dimension(d.name, low + (traced - low) % step, high, step)
 
 
 def nearby(trace: Mapping[str, int], dims: Sequence[Dimension]) -> Iterator[dict[str, int]]:

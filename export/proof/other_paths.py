@@ -7,7 +7,7 @@ about nothing but memory, and both give the same.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
 from itertools import islice, product
@@ -34,35 +34,40 @@ class _Gaps:
 
     #: The guard, where it is broken, and in what network and graph differ there.
     reason: str
-    #: What to write into --input.
-    declare: str
+    #: Dimensions in steps that keep the guard, if there are any.
+    steps: tuple[Dimension, ...] = ()
+    #: Else what to write into --input.
+    declare: str = ""
     #: The dimension, where it is about one: forward() may pad it.
     name: str = ""
-    #: That dimension in steps that keep the guard, if there are any.
-    steps: Dimension | None = None
 
 
 def within_one_path(origin: Origin, sizes: Sizes, guards: Sequence[Guard], graph: Run) -> Sizes:
     """Return ``sizes`` with bounds where the network takes another path below or above them.
 
     Raises InputSpecError where a declared range goes further, CaptureError where no bounds can say at which sizes a
-    guard holds, or where a guard is about several dimensions. Of several dimensions each is named.
+    guard holds, or where a guard is about several dimensions. All dimensions are named, in steps that keep all guards.
     """
     paths = PathsAt(origin.run, graph, sizes)
-    gaps: dict[tuple[str, ...], _Gaps] = {}
+    gaps: dict[str, _Gaps] = {}
     for guard, upwards in product((g for g in guards if len(g.names) == 1), (True, False)):
-        if guard.names not in gaps:
+        if guard.names[0] not in gaps:
             found = _bounded_by(origin, paths, sizes, guard, upwards, guards)
             if isinstance(found, _Gaps):
-                gaps[guard.names] = found
+                gaps[found.name] = found
             else:
                 sizes = found
-    kept = _with_steps(sizes, [gap.steps for gap in gaps.values() if gap.steps])
+    kept = _with_steps(sizes, [d for gap in gaps.values() for d in gap.steps])
+    together: list[_Gaps] = []
+    without_steps: set[tuple[str, ...]] = set()  # of these dimensions the user is told once
     for guard in (g for g in guards if len(g.names) > 1):
-        if guard.names not in gaps and (broken := _together(paths, kept, guard)):
-            gaps[guard.names] = broken
-    if gaps:
-        raise CaptureError(_message([*gaps.values()]))
+        if guard.names not in without_steps and (broken := _together(paths, kept, guard)):
+            together.append(broken)
+            kept = _with_steps(kept, broken.steps)
+            if not broken.steps:
+                without_steps.add(guard.names)
+    if found_gaps := [*gaps.values(), *together]:
+        raise CaptureError(_message(found_gaps))
     return sizes
 
 
@@ -90,7 +95,10 @@ def _message(gaps: Sequence[_Gaps]) -> str:
         )
     else:
         text += "Declare "
-    return f"{text}sizes where that holds in --input, {' and '.join(gap.declare for gap in gaps)}"
+    steps = {d.name: d for gap in gaps for d in gap.steps}  # of one dimension the last: in these all guards are kept
+    declare = [f"in steps: {' and '.join(map(str, steps.values()))}"] if steps else []
+    declare += dict.fromkeys(gap.declare for gap in gaps if gap.declare)
+    return f"{text}sizes where that holds in --input, {' and '.join(declare)}"
 
 
 def _bounded_by(
@@ -110,7 +118,9 @@ def _bounded_by(
     reason = f"{guard.text}: at {name} = {at} {why}"
     if len(broken) > 1:
         steps = _in_steps(paths, sizes, guard, d, guards)
-        return _Gaps(reason, f"in steps: {steps}" if steps else _around(sizes, guard, d, guards), name, steps)
+        if steps:
+            return _Gaps(reason, (steps,), name=name)
+        return _Gaps(reason, declare=_around(sizes, guard, d, guards), name=name)
     step = d.step or 1
     high, low = (broken[0] - step, d.low) if upwards else (d.high, broken[0] + step)
     bounded = Dimension(name, low, high, d.step)
@@ -214,16 +224,14 @@ def _together(paths: PathsAt, sizes: Sizes, guard: Guard) -> _Gaps | None:
         if not (why := paths.differ(broken)):
             continue
         at = ", ".join(f"{name}={broken[name]}" for name in guard.names)
-        return _Gaps(f"{guard.text}: at {at} {why}", _ranges(sizes, guard))
+        steps = guard.in_steps_together(sizes.trace, [d for d in dimensions(sizes.specs) if d.name in guard.names])
+        return _Gaps(f"{guard.text}: at {at} {why}", steps, "" if steps else _ranges(guard, sizes.trace))
     return None
 
 
-def _ranges(sizes: Sizes, guard: Guard) -> str:
-    """Return what to declare for a guard about several dimensions."""
-    dims = [d for d in dimensions(sizes.specs) if d.name in guard.names]
-    if steps := guard.in_steps_of_one(sizes.trace, dims):
-        return f"in steps: {steps}"
-    ranges = (Dimension(name, sizes.trace[name], sizes.trace[name]) for name in guard.names)
+def _ranges(guard: Guard, trace: Mapping[str, int]) -> str:
+    """Return what to declare for a guard about several dimensions that no steps keep."""
+    ranges = (Dimension(name, trace[name], trace[name]) for name in guard.names)
     return f"as ranges for {' and '.join(guard.names)}" + (
         f", here one size each: {' and '.join(map(str, ranges))}" if " == " in guard.text else ""
     )
@@ -236,7 +244,7 @@ def _broken_together(sizes: Sizes, guard: Guard) -> Iterator[dict[str, int]]:
     both are.
     """
     dims = [d for d in dimensions(sizes.specs) if d.name in guard.names]
-    if together := guard.broken_together(sizes.trace, {d.name: d.high or MAX_ELEMENTS for d in dims}):
+    if together := guard.broken_together(sizes.trace, dims, MAX_ELEMENTS):
         yield together
     for d in dims:
         for end in (_most(sizes, d), d.low or 1):

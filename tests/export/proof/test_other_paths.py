@@ -389,6 +389,17 @@ def even_sides(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     return F.avg_pool2d(F.pad(y, (0, 1)) if width % 2 else y, 2)
 
 
+def whole_pools(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """Two conditions on the height: alone, and times the width."""
+    y = F.pad(y, (0, 0, 0, 1)) if y.shape[-2] % 2 else y
+    return mean_of_pairs(x, F.avg_pool2d(y, (2, 1)))
+
+
+def sum_of_sides(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """No steps of one side keep the condition on their sum."""
+    return mean_of_pairs(x, torch.cat([y.mean(-1), y.mean(-2)], -1))
+
+
 class OfImages(nn.Module):
     def __init__(self, way: Any) -> None:
         super().__init__()
@@ -406,8 +417,10 @@ class OfImages(nn.Module):
         (
             even_sides,
             [r"only while (H % 2) == 0: at H = 33", r"and only while (W % 2) == 0: at W = 33"],
-            "in steps: H:2..:2 and in steps: W:2..:2",
+            "in steps: H:2..:2 and W:2..:2",
         ),
+        (whole_pools, ["only while (H % 2) == 0: at H = 33", "% 2) == 0: at H=34, W=33"], "in steps: H:4..:4"),
+        (sum_of_sides, ["only while ((H + W) % 2) == 0: at H=33, W=32"], "in steps: H:2..:2 and W:2..:2"),
     ],
 )
 def test_conditions_on_two_dimensions_are_told_together(tmp_path: Path, way: Any, said: list[str], steps: str) -> None:
@@ -421,6 +434,18 @@ def test_conditions_on_two_dimensions_are_told_together(tmp_path: Path, way: Any
     with pytest.raises(normfold.ExportError) as refused:
         export("H", "W")
     assert all(text in str(refused.value) for text in said)
-    assert str(refused.value).endswith(steps)
-    given = dict(re.findall(r"([HW])(:\d\.\.:2)", steps))
+    assert str(refused.value).endswith(f", {steps}")
+    given = dict(re.findall(r"([HW])(:\d\.\.:\d)", steps))
     assert export(f"H{given.get('H', '')}", f"W{given.get('W', '')}").limits
+
+
+def brighter(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    return y * 3 if y.shape[-1] * y.shape[-2] > 10_000 else y
+
+
+def test_a_bound_of_two_dimensions_in_steps_is_found(tmp_path: Path) -> None:
+    """It was looked for at doubled sizes, which were in no such steps, and each dimension alone stays below it."""
+    with pytest.raises(normfold.ExportError, match=re.escape("only while H*W <= 10000: at H=")):
+        normfold.export_network(
+            OfImages(brighter).eval(), inputs="x=FP32[N,1,H:5..253:4,W:5..253:4]", repository=tmp_path, name="sides"
+        )
