@@ -1,13 +1,14 @@
-"""Shared by the commands that export: steps on a terminal, errors as messages, the report in a dozen lines."""
+"""Shared by the commands that export: their steps, errors as messages, the report in a dozen lines."""
 
 from __future__ import annotations
 
 import ctypes
 import os
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, redirect_stdout, suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 import click
 
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 #: The packages of the extra ``export``.
 _NEEDED = ("torch", "onnx", "onnx_ir", "onnxscript", "safetensors", "jinja2")
 _AT_STEP = "at the step '"
+#: Where there is no terminal, a step that takes longer than this is written: the log of a short export stays empty.
+LONG_SECONDS = 30.0
 
 #: Options of both commands that fold and time forms.
 fold_all_option = click.option(
@@ -101,22 +104,50 @@ def _flush() -> None:
 
 @contextmanager
 def steps(quiet: bool) -> Iterator[tuple[PlainConsole, Callable[[str], None]]]:
-    """Yield a console and a function that shows the name of the current step, on a terminal only."""
+    """Yield a console and a function that is given the name of each step.
+
+    On a terminal it is shown; elsewhere, as in the log of a pipeline, only long steps are written.
+    """
     from normfold.cli.plain_console import PlainConsole
 
     console = PlainConsole(highlight=False, soft_wrap=True)
     terminal = PlainConsole(file=sys.stderr, highlight=False)  # this stream, even while sys.stderr is replaced
-    if quiet or not terminal.is_terminal or os.environ.get("TERM") == "dumb":
-        with _noted() as note:
-            yield console, note
-        return
-    with terminal.status("starting") as status, _noted() as note:
+    with ExitStack() as stack:
+        note = stack.enter_context(_noted())
+        show: Callable[[str], None] | None = None
+        if not quiet and terminal.is_terminal and os.environ.get("TERM") != "dumb":
+            show = stack.enter_context(terminal.status("starting")).update
+        elif not quiet:
+            show = stack.enter_context(_long_steps(sys.stderr))
 
-        def show(step: str) -> None:
+        def progress(step: str) -> None:
             note(step)
-            status.update(step)
+            if show:
+                show(step)
 
-        yield console, show
+        yield console, progress
+
+
+@contextmanager
+def _long_steps(stream: TextIO) -> Iterator[Callable[[str], None]]:
+    """Yield a function that is given the name of each step; one that takes long is written to ``stream``, as a line."""
+    timer = threading.Timer(0, print)
+
+    def write(step: str) -> None:
+        with suppress(OSError, ValueError):  # it is closed
+            print(f"still at the step '{step}' after {LONG_SECONDS:.0f} s", file=stream, flush=True)
+
+    def show(step: str) -> None:
+        nonlocal timer
+        timer.cancel()
+        timer = threading.Timer(LONG_SECONDS, write, [step])
+        timer.daemon = True
+        timer.start()
+
+    try:
+        yield show
+    finally:
+        timer.cancel()
 
 
 @contextmanager

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
+import io
 import os
 import re
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import onnx
 import pytest
 from click.testing import CliRunner, Result
 
-from normfold.cli.exporting import errors_as_messages, prints_apart
+from normfold.cli import exporting
+from normfold.cli.exporting import errors_as_messages, prints_apart, steps
 from normfold.cli.main import main
 
 NETS = """
@@ -219,3 +222,31 @@ def test_a_note_of_ctrl_c_says_what_was_written(capsys: pytest.CaptureFixture[st
     with pytest.raises(SystemExit), errors_as_messages(debug=False):
         raise stop
     assert capsys.readouterr().err == "stopped; 'repository/m/1' is published\n"
+
+
+class Log(io.StringIO):
+    """A log that says when something was written."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.written = threading.Event()
+
+    def flush(self) -> None:
+        self.written.set()
+
+
+@pytest.mark.parametrize("quiet", [False, True])
+def test_where_there_is_no_terminal_a_step_that_takes_long_is_a_line(
+    monkeypatch: pytest.MonkeyPatch, quiet: bool
+) -> None:
+    """The log of a pipeline was empty until the end of an export."""
+    monkeypatch.setattr(sys, "stderr", log := Log())
+    with steps(quiet) as (_, progress):
+        progress("load the network")
+        monkeypatch.setattr(exporting, "LONG_SECONDS", 0.0)
+        progress("capture the graph")
+        assert quiet or log.written.wait(60)
+        monkeypatch.undo()
+        progress("publish")
+    assert log.getvalue() == ("" if quiet else "still at the step 'capture the graph' after 0 s\n")
+    assert all(thread.finished.is_set() for thread in threading.enumerate() if isinstance(thread, threading.Timer))
