@@ -24,6 +24,9 @@ _OURS = tuple(str(Path(__file__).resolve().parent.parent / name) + os.sep for na
 _STDLIB = sysconfig.get_paths()["stdlib"] + os.sep
 _FOREIGN = tuple(f"{os.sep}{name}{os.sep}" for name in ("torch", "sympy", "onnxscript", "onnx_ir", "onnx"))
 
+#: Names that a notebook uses without an import, also where it was saved as a program.
+_OF_NOTEBOOKS = ("get_ipython", "display")
+
 
 def line_of_error(error: BaseException) -> str:
     """Return "mynets.py:12 in forward: `x = self.conv(x)`" for the innermost user frame of ``error``, or ""."""
@@ -52,7 +55,9 @@ def stopped(error: BaseException, step: str) -> str:
 
 
 def cure_of_import(error: BaseException) -> str:
-    """Return the end of a sentence about an import of the user's that failed: what to do where a module is missing."""
+    """Return the end of a sentence about an import of the user's that failed: what to do, where that is known."""
+    if isinstance(error, NameError) and error.name in _OF_NOTEBOOKS:
+        return ". Only Jupyter defines it: delete the lines of the notebook itself, or copy the network to its own file"
     package = (error.name or "").partition(".")[0] if isinstance(error, ModuleNotFoundError) else ""
     if not package or package in sys.modules:  # a part is missing in a package that is there
         return ""

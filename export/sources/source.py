@@ -15,6 +15,7 @@ import importlib.util
 import inspect
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -36,6 +37,8 @@ NO_TORCHSCRIPT = (
     "is left, write it as ONNX with torch.onnx.export(torch.jit.load(…), inputs, 'net.onnx', dynamo=False) and give "
     "that file"
 )
+#: What to do where the network is built from an object of the user's own.
+_FUNCTION = "write a function without arguments that makes the network, and name it in place of this"
 
 
 @dataclass(frozen=True)
@@ -215,6 +218,8 @@ def _build(value: Any, arguments: dict[str, Any], text: str) -> nn.Module:
         where = f" at {line}" if line else ""
         given = f". It was called with {', '.join(f'{k}={v!r}' for k, v in arguments.items())}" if arguments else ""
         given += _texts(value, arguments)
+        if isinstance(error, AttributeError) and any(error.obj is each is not None for each in arguments.values()):
+            given += f". Options give numbers, texts, lists and dicts; {_FUNCTION}"
         raise SourceError(f"'{text}' failed when called{where}: {type(error).__name__}: {error}{given}") from error
     if isinstance(network, torch.jit.ScriptModule):
         raise SourceError(f"'{text}' made a TorchScript program; {NO_TORCHSCRIPT}")
@@ -241,8 +246,22 @@ def _check_arguments(value: Any, arguments: dict[str, Any], text: str) -> None:
         if p.default is p.empty and p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY) and p.name not in arguments
     ]
     if missing:
+        if objects := [name for name in missing if _of_users_class(value, name)]:
+            raise SourceError(
+                f"'{text}' needs {', '.join(missing)}, and no option gives {', '.join(objects)}: {_FUNCTION} "
+                f"(its signature: {signature})"
+            )
         give = " ".join(f"--arg {name}=…" for name in missing)
         raise SourceError(f"'{text}' needs {', '.join(missing)}: add {give} (its signature: {signature})")
+
+
+def _of_users_class(value: Any, name: str) -> bool:
+    """Whether this argument is to be of a class that is not Python's own, such as a dataclass."""
+    with suppress(Exception):  # an annotation in quotes may name what is imported for type checkers only
+        wanted = inspect.signature(value, eval_str=True).parameters[name].annotation
+        python = wanted.__module__.partition(".")[0] in sys.stdlib_module_names
+        return isinstance(wanted, type) and not python and not issubclass(wanted, (dict, float, int, list, str, tuple))
+    return False
 
 
 def _texts(value: Any, arguments: dict[str, Any]) -> str:

@@ -125,6 +125,51 @@ def test_an_argument_that_the_factory_does_not_take_names_the_nearest(nets: Path
         load_source("mynets.py:ready", {"channels": 3})
 
 
+OF_CONFIG = """
+from __future__ import annotations
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+from torch import nn
+
+if TYPE_CHECKING:
+    from collections import OrderedDict
+
+@dataclass
+class Config:
+    channels: int = 8
+
+class Net(nn.Sequential):
+    def __init__(self, config: Config, depth: int):
+        super().__init__(nn.Conv1d(1, config.channels, depth))
+
+def build(file: Path, sizes: list[int], more: OrderedDict):
+    return Net(Config(), 3)
+
+def ready():
+    return Net(Config(), 3)
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "expected"),
+    [
+        ("Net", {}, "needs config, depth, and no option gives config: write a function without arguments that makes"),
+        ("Net", {"config": 8, "depth": 3}, "Options give numbers, texts, lists and dicts; write a function without"),
+        ("build", {}, "needs file, sizes, more: add --arg file=… --arg sizes=… --arg more=…"),
+    ],
+)
+def test_a_network_made_from_an_object_needs_a_function(
+    directory: Path, name: str, arguments: dict[str, Any], expected: str
+) -> None:
+    """--arg was advised for it, which gives no objects."""
+    (directory / "of_config.py").write_text(OF_CONFIG)
+    with pytest.raises(SourceError) as refused:
+        load_source(f"of_config.py:{name}", arguments)
+    assert expected in str(refused.value)
+    assert load_source("of_config.py:ready").kind == "function"
+
+
 @pytest.mark.parametrize(
     ("code", "expected"),
     [
@@ -133,6 +178,10 @@ def test_an_argument_that_the_factory_does_not_take_names_the_nearest(nets: Path
             "import nosuchpackage.inner\n",
             f"No module named 'nosuchpackage'. If it is a package, install it for {sys.executable}; "
             "if it is code of yours, set PYTHONPATH to the folder that holds nosuchpackage",
+        ),
+        (
+            "get_ipython().run_line_magic('matplotlib', 'inline')\n",
+            "name 'get_ipython' is not defined. Only Jupyter defines it: delete the lines of the notebook itself",
         ),
         ("x = 1\n1/0\n", "bad.py:2"),
         ("def f(:\n", "SyntaxError"),
