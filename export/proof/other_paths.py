@@ -17,7 +17,7 @@ from normfold.export.errors import CaptureError, InputSpecError
 from normfold.export.inputs.guards import Guard, nearby
 from normfold.export.inputs.sizes import CASE_ELEMENTS, Sizes
 from normfold.export.inputs.specs import MAX_ELEMENTS, Dimension, dimensions
-from normfold.export.proof.paths_at import TOO_LARGE, PathsAt
+from normfold.export.proof.paths_at import REFUSED, TOO_LARGE, PathsAt
 from normfold.export.sources.origin import Origin, Run
 
 __all__ = ["with_bound", "within_one_path"]
@@ -133,6 +133,8 @@ def _bounded_by(
     bound = f"{name} is {'up to' if upwards else 'from'} "
     sizes = replace(sizes, notes=tuple(note for note in sizes.notes if not note.startswith(bound)))  # a wider one
     note = f"{bound}{high if upwards else low}, while {reason}"
+    if upwards and not declared.low and why not in (REFUSED, TOO_LARGE):
+        note += f"; to export the other path, declare {Dimension(name, broken[0])} in --input"
     return with_bound(sizes, bounded, note, min(CASE_ELEMENTS, paths.most))
 
 

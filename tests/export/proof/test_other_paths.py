@@ -64,7 +64,8 @@ def refusing(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
 def test_the_range_ends_where_another_path_begins(tmp_path: Path, way: Any, high: int) -> None:
     network, report = exported(way, tmp_path)
     assert f"L from 1 to {high}" in str(report.limits)
-    assert any(f"L is up to {high}, while" in note for note in report.notes)
+    (note,) = (note for note in report.notes if f"L is up to {high}, while" in note)
+    assert note.endswith(f"; to export the other path, declare L:{high + 1}.. in --input") == (way is not refusing)
     x = np.random.default_rng(0).standard_normal((1, 4, high)).astype(np.float32)
     (got,) = ort.InferenceSession(Path(report.path) / "model.onnx").run(None, {"x": x})
     wanted = network(torch.from_numpy(x)).detach().numpy()
