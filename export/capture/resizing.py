@@ -1,4 +1,4 @@
-"""F.interpolate, axis by axis, exactly as torch computes it, where ONNX's Resize would give other entries.
+"""F.interpolate, axis by axis, as torch computes it for a float64 network, where ONNX's Resize gives other entries.
 
 onnxruntime computes in float32 where torch reads an entry, and how many there are:
 
@@ -6,9 +6,10 @@ onnxruntime computes in float32 where torch reads an entry, and how many there a
     scale_factor=0.29        L = 100 gives ⌊28.999999999999996⌋ = 28 entries; float32 gives 29.000000, and 29
 
 At most lengths nothing of it shows. So these calls become one operator. Its translation to ONNX computes the places of
-the nearest entries in whole numbers, or along several axes as torch rounds them. It computes a length from a scale in
-float64. What both compute alike at every length stays a Resize, which is faster: a scale such as 2 or 0.5, a length
-that becomes twice as long.
+the nearest entries in whole numbers, or along several axes as torch rounds them. For a float32 network, torch rounds
+the places along one axis, too, and reads a neighbour at a few pairs of lengths, such as 84 to 20. A length from a scale
+is computed in float64. What both compute alike at every length stays a Resize, which is faster: a scale such as 2 or
+0.5, a length that becomes twice as long.
 """
 
 from __future__ import annotations
