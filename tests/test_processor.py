@@ -22,6 +22,7 @@ processor\t: 1
 vendor_id\t: AuthenticAMD
 model name\t: another
 """
+INTEL = X86.replace("AMD EPYC 7R13 Processor", "Intel(R) Core(TM) i7-1185G7 @ 3.00GHz")
 ARM = """\
 processor\t: 0
 BogoMIPS\t: 243.75
@@ -53,13 +54,14 @@ CPU part\t: 0xc07
     ("cpuinfo", "name"),
     [
         (X86, "AMD EPYC 7R13 Processor"),
+        (INTEL, "Intel Core i7-1185G7 @ 3.00GHz"),
         (ARM, "aarch64, CPU implementer 0x41, CPU part 0xd40, CPU variant 0x1"),
         (OLD_ARM, "aarch64, CPU implementer 0x41, CPU part 0xc07, CPU variant 0x4"),
         (ARM.replace("CPU variant\t: 0x1\n", "CPU variant\t:\n"), "aarch64, CPU implementer 0x41, CPU part 0xd40"),
         ("", "aarch64"),
         (None, "aarch64"),
     ],
-    ids=["x86", "arm", "old arm", "without a variant", "empty", "no file"],
+    ids=["x86", "marks of the owner", "arm", "old arm", "without a variant", "empty", "no file"],
 )
 def test_a_processor_without_a_name_goes_by_its_numbers(
     cpuinfo: str | None, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

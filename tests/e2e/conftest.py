@@ -70,6 +70,8 @@ class Running:
     process: subprocess.Popen[str]
     address: str = ""
     lines: list[str] = field(default_factory=list)
+    #: The line with which it says that it listens. Lines of the log may come behind it: a thread writes these.
+    announced: str = ""
 
     def stop(self, number: int = signal.SIGTERM) -> int:
         """Ask it to stop and return its exit code."""
@@ -97,7 +99,7 @@ def running(repository: Path, *options: str, ready: bool = True) -> Iterator[Run
         for line in process.stdout:
             server.lines.append(line.rstrip("\n"))
             if match := re.match(r"listening on (\S+)", line):
-                server.address = match[1]
+                server.address, server.announced = match[1], server.lines[-1]
                 listening.set()
         listening.set()
 
@@ -107,7 +109,7 @@ def running(repository: Path, *options: str, ready: bool = True) -> Iterator[Run
         assert listening.wait(120), "the server did not say that it listens"
         assert server.address, "\n".join(server.lines)
         if ready:
-            assert server.lines[-1].endswith(" ready"), "\n".join(server.lines)
+            assert server.announced.endswith(" ready"), "\n".join(server.lines)
         yield server
         if process.poll() is None:
             assert server.stop() == 0, "\n".join(server.lines)

@@ -162,7 +162,7 @@ def test_a_server_that_polls_waits_for_its_first_model(tmp_path, start, options)
     empty = tmp_path / "empty"
     empty.mkdir()
     with start(empty, *POLL, *options, ready=False) as server, Client(server.address) as client:
-        assert "not ready: the repository holds no NAME/1/model.onnx yet" in server.lines[-1]
+        assert "not ready: the repository holds no NAME/1/model.onnx yet" in server.announced
         assert not client.is_ready()
         write_model(empty / "m", SCALE.replace("FACTOR", "3.0"), 1)
         wait_until(client.is_ready)

@@ -156,7 +156,7 @@ def test_a_model_that_fails_makes_the_whole_not_ready(start, own):
     write_model(own / "bad", SCALE.replace("FACTOR", "2.0"))
     (own / "bad" / "1" / "model.onnx").write_bytes(b"no model")
     with start(own, *TWO, ready=False) as server, connections(server.address) as channels:
-        assert "2 workers, not ready" in server.lines[-1]
+        assert "2 workers, not ready" in server.announced
         assert not any(call(channel, "ServerReady").ready for channel in channels)
         write_model(own / "bad", SCALE.replace("FACTOR", "2.0"))
         call(channels[0], "RepositoryModelLoad", pb.RepositoryModelLoadRequest(model_name="bad"))
