@@ -140,7 +140,7 @@ class Lazily:
         except (Unavailable, asyncio.CancelledError):
             raise Unavailable(EXITING) from None
         except ServingError as error:
-            log.error("model %s was not loaded: %s", quoted(name), error)
+            log.error("%s", error)
         finally:
             del self._waking[name]
             if not self._waking:

@@ -144,7 +144,7 @@ async def load_each(load: Callable[[str], Awaitable[None]], names: Iterable[str]
         except StartError:
             raise
         except ServingError as error:
-            log.error("model %s was not loaded: %s", quoted(name), error)
+            log.error("%s", error)
 
     loads = [asyncio.create_task(one(name)) for name in names]
     try:

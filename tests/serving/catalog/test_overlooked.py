@@ -52,4 +52,4 @@ def test_the_log_and_the_answer_to_a_load_say_why(serve, root, caplog):
     assert "'v1' is no version number; expected b/1/model.onnx" in caught.value.details()
     assert "folder 'b' is not served: 'v1' is no version number" in caplog.text
     assert "file 'loose.onnx' is not served: it lies beside the models" in caplog.text
-    assert "model 'g' was not loaded: failed to load 'g': no version to serve: 'v1' is no version number" in caplog.text
+    assert "failed to load 'g': no version to serve: 'v1' is no version number" in caplog.text

@@ -413,7 +413,9 @@ def test_the_version_below_answers_where_the_highest_does_not_load(folder, is_la
         assert (await made.awake("a", "")).version == 2
         assert made.loaded(strict=True)
         assert made.model_ready("a")
-        assert "version 3 is at UNAVAILABLE state: broken; version 2 answers instead" in caplog.text
+        assert "load failed for model 'a': version 3 is at UNAVAILABLE state: broken; version 2 answers instead" in [
+            record.getMessage() for record in caplog.records
+        ]
         assert [(row.version, row.state) for row in made.index(False) if row.name == "a"] == [
             ("2", "READY"),
             ("3", "UNAVAILABLE"),
