@@ -242,7 +242,7 @@ class Catalog:
         entry.loading = tuple(numbers)
         others = () if answered else stand_ins(written, there, numbers)
         quiet = asked or not self.started
-        loaded, errors = await self._loader.load_versions(folder, written, numbers, quiet, kept, others)
+        loaded, errors = await self._loader.load_versions(folder, written, numbers, quiet, kept, others, asked)
         failures = {number: str(error) for number, error in errors.items()}
         if failures and answered:
             entry.note_failures(loaded, failures)

@@ -70,18 +70,21 @@ class Loader:
         quiet: bool,
         kept: Mapping[int, Model] = MappingProxyType({}),
         stand_ins: Sequence[int] = (),
+        asked: bool = False,
     ) -> tuple[dict[int, Model], dict[int, LoadError]]:
         """The versions that loaded and are warm, and for each of the others the reason; ``quiet`` logs failures only.
 
         ``kept`` serve with the same configuration already; they are loaded again only if their files have changed.
-        Where none of ``numbers`` loads, the first of the ``stand_ins`` that does is loaded.
+        Where none of ``numbers`` loads, the first of the ``stand_ins`` that does is loaded. A load that a request has
+        ``asked`` for takes none where a reason may pass: then a later request tries again, as long as nothing answers.
 
         Raises StartError, and Unavailable after ``close``.
         """
         loaded: dict[int, Model] = {}
         failures: dict[int, LoadError] = {}
         for number in (*numbers, *stand_ins):
-            if loaded and number in stand_ins:
+            may_pass = asked and any(isinstance(error, Hindered) for error in failures.values())
+            if number in stand_ins and (loaded or may_pass):
                 break
             try:
                 loaded[number] = await self.run(self._load, folder, written, number, kept.get(number))

@@ -20,7 +20,7 @@ from normfold.serving.catalog.lazily import LazyLimits
 from normfold.serving.catalog.load import LoadOptions
 from normfold.serving.catalog.repository import Repository
 from normfold.serving.catalog.stage import Stage
-from normfold.serving.errors import LoadError, LoadRefused, PollFailed, ServingError, StartError
+from normfold.serving.errors import Hindered, LoadError, LoadRefused, NotFound, PollFailed, ServingError, StartError
 from normfold.serving.runtime.devices import Device
 from normfold.serving.scheduling.statistics import Statistics
 
@@ -44,10 +44,10 @@ class Loaded:
 
 
 @contextlib.contextmanager
-def catalogs(folder, broken=(), away=(), names=()):
+def catalogs(folder, broken=(), away=(), names=(), short=()):
     """A function that makes catalogs, which load ``names`` at the start.
 
-    Every version loads whose name and number are neither in ``broken`` nor in ``away``.
+    Every version loads whose name and number are in none of ``broken``, ``away`` and ``short``.
     """
 
     def load(folder, written, version, *rest):
@@ -55,6 +55,8 @@ def catalogs(folder, broken=(), away=(), names=()):
             raise LoadError("broken")
         if (folder.name, version) in away:
             raise StartError("the device is away")
+        if (folder.name, version) in short:
+            raise Hindered("too little memory")
         return Loaded(folder.name, version)
 
     with pytest.MonkeyPatch.context() as patch, ThreadPoolExecutor(1) as executor:
@@ -454,3 +456,28 @@ def test_three_lower_versions_are_tried_unless_the_policy_names_others(folder, t
 
     with catalogs(folder / "more", tried) as make:
         asyncio.run(scenario(make(False)))
+
+
+@pytest.mark.parametrize("is_lazy", [False, True])
+def test_a_version_for_which_memory_was_short_is_tried_again(folder, is_lazy):
+    """A lazy model stayed with the version below: requests load a model again only where no version answers."""
+    write(folder / "more", "", 2)
+    short = {("a", 2)}
+
+    async def scenario(made):
+        await made.load_all()
+        if is_lazy:
+            with pytest.raises(NotFound, match="version 2: too little memory"):
+                await made.awake("a", "")
+        else:
+            assert (await made.awake("a", "")).version == 1
+            assert made.hindered.names == {"a"}  # a server that polls loads these again
+        check(made)
+        short.clear()
+        if not is_lazy:
+            await made.refresh("a")
+        assert (await made.awake("a", "")).version == 2
+        check(made)
+
+    with catalogs(folder / "more", short=short) as make:
+        asyncio.run(scenario(make(is_lazy)))
