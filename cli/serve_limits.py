@@ -64,8 +64,8 @@ limit_options = option_group(
         "memory_limit_bytes",
         callback=_size,
         metavar="SIZE",
-        help="Memory of all workers together, such as 4GiB or 500MiB: runs that need more are refused. Default: four "
-        "fifths of what there is.",
+        help="Memory of all workers together, such as 4GiB or 500MiB (or 500): runs that need more are refused. "
+        "Default: four fifths of what there is.",
     ),
     click.option(
         "--memory-budget",
