@@ -12,7 +12,7 @@ from normfold.cli.serve_connections import mebibytes
 
 def _size(context: click.Context, parameter: click.Parameter, text: str | None) -> int:
     """A callback that turns "2GiB", "500MiB" or "500" into bytes; 0 where the option is not given."""
-    match = re.fullmatch(r"([0-9]{1,9}) ?(MiB|GiB)?", text or "0")
+    match = re.fullmatch(r"([0-9]{1,9}) ?(MiB|GiB)?", "0" if text is None else text)
     if match is None:
         raise click.BadParameter(f"{text!r} is no size; write it as 2GiB, 500MiB, or 500 for MiB")
     return int(match[1]) << (30 if match[2] == "GiB" else 20)

@@ -306,7 +306,7 @@ def test_a_size_is_written_with_its_unit_or_in_mebibytes(option):
     sizes = {config(*options, text) for text in ("2048", "2048MiB", "2GiB", "2 GiB")}
     assert len(sizes) == 1
     assert {one.memory_limit_bytes or one.memory_budget_bytes for one in sizes} == {2 << 30}
-    for text in ("2GB", "GiB", "-1GiB", "-1", "1.5", "99999999999GiB"):
+    for text in ("2GB", "GiB", "-1GiB", "-1", "1.5", "99999999999GiB", ""):
         with pytest.raises(click.BadParameter, match="write it as 2GiB, 500MiB, or 500 for MiB"):
             config(*options, text)
 
