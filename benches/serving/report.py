@@ -44,7 +44,7 @@ over gRPC in the Open Inference Protocol.
 
 Triton here is the server of the package nvidia-pytriton, and `tiny` is a model of its Python backend, which calls
 onnxruntime in a process of its own. That package has no other backend. Triton's own onnxruntime backend, in C++, should
-take less time; it could not be installed where this was measured, so nothing here compares with it.
+take less time than this; it could not be installed where this was measured, so nothing here compares with it.
 """
 
 
