@@ -62,7 +62,6 @@ class Catalog:
         self._sources = Sources(repository, self.following, private)
         self._lazily = None if lazy is None else Lazily(lazy, self.entries, self._load_asked, self._loader.pause)
         self._listeners: list[Callable[[], None]] = []
-        #: The models whose last load failed for a reason that may pass, unless a request asked for it.
         self.hindered = HinderedModels()
         #: True as soon as loading was tried for every model.
         self.started = False
@@ -168,7 +167,8 @@ class Catalog:
         """Load a model because a request asks for it, if it is still to be loaded. Raises as ``load``."""
         async with self._lock(name):
             if (entry := self.entries.get(name)) is not None and entry.asleep:
-                await self._load_now(name, None, {}, asked=True)
+                with self.hindered.noted(name, asked=entry):
+                    await self._load_now(name, None, {}, asked=True)
 
     def wake(self, name: str) -> Awaitable[None] | None:
         """The load that a request for the lazy model ``name`` must await before ``find``; None: it need not wait."""

@@ -657,6 +657,30 @@ def test_a_refused_version_of_a_model_that_was_unloaded_to_make_room_is_tried_ag
     asyncio.run(scenario())
 
 
+def test_a_version_that_a_request_could_not_load_for_want_of_memory_is_tried_again(catalog, root, models, monkeypatch):
+    """Another version answered, so that no request tried it again, and a server that polls did not, either."""
+    models.write(root / "a", models.scale(3.0), 2, "version_policy { all {} }")
+    made = catalog(LazyLimits())
+    load = loader.load
+
+    def no_memory(folder, written, version, *rest):
+        if version == 2:
+            raise MemoryError
+        return load(folder, written, version, *rest)
+
+    async def scenario():
+        await made.load_all()
+        with monkeypatch.context() as patched:
+            patched.setattr(loader, "load", no_memory)
+            assert (await made.awake("a", "")).version == 1
+        assert made.hindered.names == {"a"}
+        await made.refresh("a")  # as a server that polls does with each of these
+        assert made.hindered.names == set()
+        assert (await made.awake("a", "")).version == 2
+
+    asyncio.run(scenario())
+
+
 def test_a_model_that_failed_is_one_that_fails_until_it_is_loaded(catalog, root, models, monkeypatch):
     """While it was tried again a change of any other model had the other workers think that it was loaded."""
     monkeypatch.setattr(lazily, "RETRY_SECONDS", -1.0)
