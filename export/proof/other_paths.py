@@ -59,7 +59,7 @@ def within_one_path(origin: Origin, sizes: Sizes, guards: Sequence[Guard], graph
                 sizes = found
     kept = _with_steps(sizes, [d for gap in gaps.values() for d in gap.steps])
     together: list[_Gaps] = []
-    without_steps: set[tuple[str, ...]] = set()  # of these dimensions the user is told once
+    without_steps: set[tuple[str, ...]] = set()  # no steps keep a condition on these: told once
     for guard in (g for g in guards if len(g.names) > 1):
         if guard.names not in without_steps and (broken := _together(paths, kept, guard)):
             together.append(broken)

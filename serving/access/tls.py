@@ -52,8 +52,8 @@ class TlsFiles:
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         context.set_ciphers(_CIPHERS)
         context.set_alpn_protocols([PROTOCOL])
-        # No tickets. Sessions of TLS 1.2 are kept in the context all the same, which cannot be told otherwise: they end
-        # with it when the files change, and ``has_expired`` finds those that should have ended before.
+        # No tickets. But OpenSSL keeps the sessions of TLS 1.2 in this context, and Python cannot switch that off. They
+        # end with the context when the files change. ``has_expired`` finds those whose certificate expired before.
         context.options |= ssl.OP_NO_TICKET | ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION
         context.num_tickets = 0
         try:

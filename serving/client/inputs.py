@@ -22,7 +22,7 @@ SAVED_BFLOAT16 = np.dtype("V2")
 _SHOWN = 8
 #: The most dimensions of an array.
 _DIMENSIONS = 64
-#: Messages show the digits of integers with up to so many bits.
+#: A message shows the digits of an integer with at most this many bits.
 _LONGEST = 256
 
 

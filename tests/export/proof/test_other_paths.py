@@ -425,7 +425,7 @@ class OfImages(nn.Module):
     ],
 )
 def test_conditions_on_two_dimensions_are_told_together(tmp_path: Path, way: Any, said: list[str], steps: str) -> None:
-    """The second was told once the first was kept; one that both break together was not named at all."""
+    """The message named the first condition only. A condition on both dimensions together was not named at all."""
     network = OfImages(way).eval()
 
     def export(height: str, width: str) -> Any:
