@@ -182,27 +182,28 @@ class Exchange:
         """Have every worker carry out the request of ``asker``, and send it all the answers."""
         if asked.change:
             async with self._lock(asked):
-                before = list(self._joined.values())
+                before, answered = list(self._joined.values()), self._answers(asked)
                 answers = await self._everyone(asked, None, before)
-                if any(not answer.error for answer in answers.values()):
+                done = any(not answer.error for answer in answers.values())
+                if done or (self._answers(asked) and not answered):  # a load that failed has put a lower version there
                     self._keep(asked.method, asked.remember)
                     # while the others worked; one of them may have the number of one that answered and has ended
                     while joined := [worker for worker in self._joined.values() if worker not in before]:
                         before += joined
                         answers |= await self._everyone(asked, None, joined)
+                if done:
                     answers |= await self._again(asked, answers)
                     answers |= await self._alike(asked, answers)
         else:
             seconds = INDEX_SECONDS if asked.method.endswith("/RepositoryIndex") else QUESTION_SECONDS
             answers = await self._everyone(asked, seconds, self._joined.values())
-        absent = [counters for number, counters in self._counters.items() if number not in answers]
-        asker.link.send(
-            AllAnswered(
-                asked.number,
-                tuple(answers.values()),
-                tuple(counters for of_worker in absent for counters in of_worker.values()),
-            )
-        )
+        gone = tuple(one for number, each in self._counters.items() if number not in answers for one in each.values())
+        asker.link.send(AllAnswered(asked.number, tuple(answers.values()), gone))
+
+    def _answers(self, asked: AskAll) -> bool:
+        """Whether a worker has a version that answers of the model that ``asked`` changes."""
+        names = {part.key[1] for part in asked.remember if part.key[:1] == MODEL}
+        return any(each.versions for one in self._joined.values() for each in one.served if each.name in names)
 
     async def _again(self, asked: AskAll, answers: Mapping[int, WorkerAnswer]) -> dict[int, WorkerAnswer]:
         """The answers of the workers that could not do what others did, each asked once more.
@@ -221,8 +222,7 @@ class Exchange:
 
         Somebody has written to the files while the workers read them.
         """
-        names = {part.key[1] for part in asked.remember if part.key[:1] == MODEL}
-        loads = 1
+        names, loads = {part.key[1] for part in asked.remember if part.key[:1] == MODEL}, 1
         while agreement.unlike((worker.served for worker in self.listening), names) and not any(
             answer.error for answer in answers.values()
         ):

@@ -121,6 +121,30 @@ def test_nothing_is_kept_of_the_unload_of_a_model_that_no_worker_knows():
     play(scenario)
 
 
+@pytest.mark.parametrize(("before", "kept"), [(NONE, [b"load"]), (V1, [b"unload"])], ids=["stands in", "goes on"])
+def test_a_load_that_failed_is_kept_where_a_lower_version_stands_in(before, kept):
+    """A worker that started later carried out the unload before it, and then lacked what the others served."""
+
+    async def scenario(exchange, one, two):
+        exchange.handle(one, AskAll(1, UNLOAD, b"unload", True, (Remember(("model", "m"), b"unload"),)))
+        await settle()
+        for worker in (one, two):
+            worker.answer(b"unload")
+        await settle()
+        for worker in (one, two):
+            exchange.handle(worker, InService((before,)))
+        exchange.handle(one, load(2, "m", b"load"))
+        await settle()
+        for worker in (one, two):
+            exchange.handle(worker, InService((V1,)))
+            worker.answer(b"load", "LoadRefused")
+        await settle()
+        assert [change.data for change in exchange._journal.changes()] == kept
+        assert [len(one.asked), len(two.asked)] == [2, 2]
+
+    play(scenario)
+
+
 def test_a_worker_that_joins_during_a_load_carries_it_out_too():
     async def scenario(exchange, one, two):
         exchange.handle(one, load(1, "m", b"m"))
