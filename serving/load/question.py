@@ -18,7 +18,8 @@ from normfold.serving.client.sizes import proved_sizes, refusal
 Array = NDArray[Any]
 
 #: The sizes that replace dimensions of any size: of the first dimension, which is mostly the batch, and of the others.
-#: A size that the model was not proved for gives way to the nearest size that the proof ran.
+#: A dimension that the proof names has one size in all inputs: BATCH where it is always the first. A size that the
+#: model was not proved for gives way to the nearest size that the proof ran.
 BATCH, LENGTH = 1, 32
 
 
@@ -63,12 +64,15 @@ def _open_sizes(
         for other, shape in settled.items()
         for name, size in zip(proved.inputs.get(other, ()), shape, strict=False)
     }
+    lengths = {name for each in proved.inputs.values() for name in each[1:]}
     for axis, name in enumerate(dims):
         dimension = proved.dimensions.get(name) if isinstance(name, str) else None
         if name in known:
             usual[axis] = known[name]
-        elif dimension is not None and not (dimension.holds(usual[axis]) and usual[axis] <= dimension.tried[-1]):
-            usual[axis] = _nearest(usual[axis], dimension.tried)
+        elif dimension is not None:
+            size = LENGTH if name in lengths else BATCH
+            fits = dimension.holds(size) and size <= dimension.tried[-1]
+            usual[axis] = size if fits else _nearest(size, dimension.tried)
     return tuple(usual)
 
 

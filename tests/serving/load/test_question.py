@@ -92,6 +92,24 @@ def test_open_sizes_are_sizes_that_the_model_was_proved_for(shapes, given, drawn
     assert [list(one.shape) for one in request.inputs] == drawn
 
 
+@pytest.mark.parametrize(
+    ("dims", "drawn"),
+    [
+        ({"a": ["L", "L"]}, [[32, 32]]),
+        ({"a": ["L"], "b": ["N", "L"]}, [[32], [1, 32]]),
+        ({"a": ["N", "L"], "b": ["L", "N"]}, [[32, 32], [32, 32]]),
+        ({"a": ["N", "L"], "b": ["N"]}, [[1, 32], [1]]),
+    ],
+)
+def test_a_dimension_has_one_size_wherever_it_is(dims, drawn):
+    sizes = {name: {"low": 1, "high": None, "step": 1, "tried": [1, 40]} for name in "NL"}
+    one = metadata(*((name, "FP32", (-1,) * len(axes)) for name, axes in dims.items()))
+    text = json.dumps({"schema": 1, "dimensions": sizes, "inputs": dims})
+    one = dataclasses.replace(one, properties={PROVED: text})
+    request = pb.ModelInferRequest.FromString(request_bytes(one, {}, {}))
+    assert [list(each.shape) for each in request.inputs] == drawn
+
+
 def test_a_shape_that_the_model_was_not_proved_for_is_refused():
     with pytest.raises(
         ValueError, match=r"L is 41; this model takes L from 40, in steps of 5; .*; give another --shape"
