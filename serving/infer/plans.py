@@ -213,6 +213,10 @@ class Plans:
     def drop(self, model: Model) -> None:
         """Drop the plans of ``model``, which was unloaded."""
         self._plans = {head: plan for head, plan in self._plans.items() if plan.model is not model}
+        lengths: dict[int, set[int]] = {}
+        for head, plan in self._plans.items():
+            lengths.setdefault(plan.size, set()).add(len(head))
+        self._lengths = {size: tuple(each) for size, each in lengths.items()}
 
     def keep(
         self,

@@ -23,7 +23,7 @@ from normfold.serving.catalog.repository import Repository
 from normfold.serving.errors import Overloaded, ServingError
 from normfold.serving.infer.inference import Inference
 from normfold.serving.infer.parameters import RequestParameters
-from normfold.serving.infer.plans import Plans
+from normfold.serving.infer.plans import HEADS, Plans
 from normfold.serving.infer.shared_memory import SharedMemory
 from normfold.serving.infer.tracing import TraceSettings
 from normfold.serving.rpc.caller import CALLER
@@ -191,6 +191,17 @@ def test_the_head_of_one_request_with_the_length_of_another_has_no_plan():
     assert plans.find(long) is not None
     assert plans.find(short + b"12345678") is None
     assert plans.find(long[:-8]) is None
+
+
+def test_models_that_were_unloaded_leave_room_for_the_plans_of_others():
+    plans = Plans()
+    for number in range(HEADS + 2):  # requests of one length, whose heads have different lengths
+        data = _request("m" * (4 * number + 1), sizes=(1, 15 - number))
+        _keep(data, plans)
+        found = plans.find(data)
+        assert found is not None, number
+        plans.drop(found[0].model)
+        assert plans.find(data) is None
 
 
 @given(st.binary(max_size=80))
