@@ -257,6 +257,27 @@ def test_what_waited_too_long_on_its_connection_is_refused_where_it_would_run_at
         assert catalog.find("m", "").statistics.message("m", "1").inference_stats.fail.count == 1
 
 
+def test_a_model_that_is_replaced_during_a_run_leaves_no_plan(models, tmp_path, ask, monkeypatch):
+    models.write(tmp_path / "m", models.scale(2.0))
+    data = ask().SerializeToString()
+    with ThreadPoolExecutor(1) as executor, asyncio.Runner() as runner:
+        catalog = Catalog(Repository(tmp_path), LoadOptions(Device("cpu"), 1), executor)
+        inference = Inference(catalog, SharedMemory(False), TraceSettings())
+        runner.run(catalog.load_all())
+        old = catalog.find("m", "")
+        run = old.infer
+
+        async def replaced(*args: Any) -> Any:
+            answer = await run(*args)
+            models.write(tmp_path / "m", models.scale(5.0), 2)
+            await catalog.load("m")
+            return answer
+
+        monkeypatch.setattr(old, "infer", replaced)
+        answers = [runner.run(_outcome(inference, data)) for _ in range(2)]
+        assert [_y(answer) for answer in answers] == [[2, 4, 6, 8], [5, 10, 15, 20]]
+
+
 async def _outcome(inference: Inference, data: bytes) -> Any:
     try:
         return pb.ModelInferResponse.FromString(await _awaited(inference, data))

@@ -12,7 +12,7 @@ import pytest
 
 from normfold.protos import grpc_service as pb
 from normfold.serving.client.calls import infer_request
-from normfold.serving.load.calls import StreamCalls, UnaryCalls, headers, status
+from normfold.serving.load.calls import StreamCalls, UnaryCalls, _messages, framed, headers, status
 from normfold.serving.load.http2 import ClientConnection
 from normfold.serving.load.streams import Event
 from normfold.serving.wire.http2_frames import DATA, HEADERS, SETTINGS, WINDOW_UPDATE, frame
@@ -39,12 +39,15 @@ def all_of(calls, numbers):
 
 @pytest.fixture
 def stand_in():
-    """Starts servers with one ModelInfer each; gives their address."""
+    """Starts servers that answer in one way, calls and streams; gives their address."""
     servers = []
 
     def start(behaviour, **options):
         server = grpc.server(ThreadPoolExecutor(8), options=tuple(options.items()))
-        handlers = {"ModelInfer": grpc.unary_unary_rpc_method_handler(behaviour)}
+        handlers = {
+            "ModelInfer": grpc.unary_unary_rpc_method_handler(behaviour),
+            "ModelStreamInfer": grpc.stream_stream_rpc_method_handler(behaviour),
+        }
         service = grpc.method_handlers_generic_handler("inference.GRPCInferenceService", handlers)
         server.add_generic_rpc_handlers((service,))
         port = server.add_insecure_port("127.0.0.1:0")
@@ -241,6 +244,34 @@ def test_a_stream_answer_with_an_id_that_is_not_ours_is_dropped(server, foreign)
     ended = calls._answer(connection, answer.SerializeToString())
     calls.close()
     assert ended == []
+
+
+def test_a_stream_that_the_server_ends_is_followed_by_another(stand_in):
+    def behaviour(requests, context):
+        request = pb.ModelInferRequest.FromString(next(requests))
+        answer = pb.ModelStreamInferResponse(infer_response=pb.ModelInferResponse(id=request.id))
+        yield answer.SerializeToString()
+        next(requests)
+        context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "")
+
+    address, _ = stand_in(behaviour)
+    calls = StreamCalls(address, [message()])
+    found = []
+    for number in range(4):
+        calls.send(number)
+        while len(found) <= number:
+            found += calls.wait(20)
+    calls.close()
+    assert found == [(0, "OK"), (1, "RESOURCE_EXHAUSTED"), (2, "OK"), (3, "RESOURCE_EXHAUSTED")]
+
+
+@pytest.mark.parametrize("size", [0, 1, 7])
+def test_answers_of_a_stream_may_be_cut_anywhere(size):
+    both = framed(b"a" * size) + framed(b"b" * 3)
+    for cut in range(len(both) + 1):
+        so_far = bytearray()
+        assert _messages(so_far, both[:cut]) + _messages(so_far, both[cut:]) == [b"a" * size, b"bbb"]
+        assert not so_far
 
 
 @pytest.mark.parametrize(

@@ -91,6 +91,16 @@ def test_calls_that_are_never_answered_are_charged_with_the_wait_for_them(clock)
     assert found.milliseconds(99) > generator.DRAIN_SECONDS * 1e3
 
 
+@pytest.mark.parametrize("load", [Load(in_flight=2), Load(rate=100.0)])
+def test_an_answer_to_a_call_that_was_given_up_is_not_counted(clock, load):
+    lost = Server(clock, stop=50, go=60_000)
+    run(lost, load, 0.5)
+    lost.free = clock.ns = 60_000 * MS  # all answers of the first slice come in the second
+    found = run(lost, load, 0.5)
+    assert found.latencies.percentile(100) < 1_000 * MS
+    assert not found.errors
+
+
 def test_failures_are_counted_by_status_and_not_timed(clock):
     found = run(Server(clock, status="UNAVAILABLE"), Load(1), 1.0)
     assert found.answered == 0
