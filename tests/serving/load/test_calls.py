@@ -12,10 +12,25 @@ import pytest
 
 from normfold.protos import grpc_service as pb
 from normfold.serving.client.calls import infer_request
+from normfold.serving.load import http2
 from normfold.serving.load.calls import StreamCalls, UnaryCalls, _messages, framed, headers, status
 from normfold.serving.load.http2 import ClientConnection
 from normfold.serving.load.streams import Event
-from normfold.serving.wire.http2_frames import DATA, HEADERS, SETTINGS, WINDOW_UPDATE, frame
+from normfold.serving.wire.http2_frames import (
+    DATA,
+    DEFAULT_WINDOW,
+    END_HEADERS,
+    END_STREAM,
+    HEADERS,
+    INITIAL_WINDOW_SIZE,
+    PADDED,
+    RST_STREAM,
+    SETTINGS,
+    WINDOW_UPDATE,
+    WITH_PRIORITY,
+    frame,
+    settings,
+)
 
 X = np.array([[1, 2, 3, 4]], np.float32)
 
@@ -201,6 +216,69 @@ def test_no_more_is_sent_than_the_window_that_the_peer_gave():
     connection.receive()
     connection.flush()
     assert [(kind, len(payload)) for kind, _, payload in frames(bytes(wire.sent))] == [(DATA, 4_465)]
+
+
+def opened():
+    """A connection whose peer has sent its settings, and its socket."""
+    wire = Wire([frame(SETTINGS, 0, 0)])
+    connection = ClientConnection(wire, [(":method", "POST")])
+    connection.receive()
+    connection.flush()
+    wire.sent.clear()
+    return wire, connection
+
+
+def test_a_window_that_becomes_larger_grows_from_what_is_left_of_it():
+    wire, connection = opened()
+    connection.open(b"x" * 70_000, end=True)
+    connection.flush()
+    wire.sent.clear()
+    wire.coming = [
+        frame(WINDOW_UPDATE, 0, 0, (5_000).to_bytes(4, "big")) + settings({INITIAL_WINDOW_SIZE: DEFAULT_WINDOW + 100})
+    ]
+    connection.receive()
+    connection.flush()
+    assert [len(payload) for kind, _, payload in frames(bytes(wire.sent)) if kind == DATA] == [100]
+
+
+def test_padding_and_priorities_are_no_part_of_an_answer():
+    wire, connection = opened()
+    stream = connection.open(b"x", end=True)
+    wire.coming = [
+        frame(HEADERS, END_HEADERS | PADDED | WITH_PRIORITY, stream, b"\x02" + bytes(5) + b"\x88" + bytes(2))
+        + frame(DATA, PADDED, stream, b"\x03abc" + bytes(3))
+        + frame(DATA, PADDED | END_STREAM, stream, b"\0de")
+    ]
+    events = connection.receive()
+    assert [(event.data, dict(event.headers)) for event in events] == [
+        (b"", {":status": "200"}),
+        (b"abc", {}),
+        (b"de", {}),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("code", "name", "refused"), [(2, "UNAVAILABLE", False), (8, "CANCELLED", False), (7, "UNAVAILABLE", True)]
+)
+def test_a_stream_that_was_reset_ended_as_its_code_says(code, name, refused):
+    wire, connection = opened()
+    wire.coming = [frame(RST_STREAM, 0, connection.open(b"x", end=True), code.to_bytes(4, "big"))]
+    (event,) = connection.receive()
+    assert (status(event), event.ended, event.refused) == (name, True, refused)
+
+
+def test_the_peer_gets_its_windows_back_long_before_they_are_used_up(monkeypatch):
+    monkeypatch.setattr(http2, "_REPLENISH", 1000)
+    wire, connection = opened()
+    stream = connection.open(b"x", end=True)
+    connection.flush()
+    wire.sent.clear()
+    for _ in range(3):
+        wire.coming = [frame(DATA, 0, stream, bytes(600))]
+        connection.receive()
+    connection.flush()
+    grown = (1200).to_bytes(4, "big")
+    assert frames(bytes(wire.sent)) == [(WINDOW_UPDATE, 0, grown), (WINDOW_UPDATE, stream, grown)]
 
 
 @pytest.mark.parametrize("cut", range(1, 40))

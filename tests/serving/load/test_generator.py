@@ -73,6 +73,11 @@ def test_an_open_loop_below_capacity_sees_only_the_service_time(clock):
     assert found.milliseconds(99.9) == pytest.approx(1, rel=0.01)
 
 
+def test_an_open_loop_sends_one_call_at_least(clock):
+    found = run(Server(clock), Load(rate=0.5), 1.0)
+    assert found.answered == 1
+
+
 def test_a_stop_is_charged_to_every_call_that_should_have_left_meanwhile(clock):
     # 100 calls a second; from 1.15 s to 2.15 s nothing is answered. A closed loop of one would see a single slow call.
     found = run(Server(clock, stop=1150, go=2150), Load(rate=100), 4.0)
@@ -119,7 +124,7 @@ def test_slices_add_up_and_an_unknown_cpu_time_stays_unknown():
     one = Slice(Histogram([1, 2]), 2, Counter(NOT_FOUND=1), 1.0, 0.5)
     total = merged([one, one])
     assert (total.answered, total.errors, total.seconds, total.cpu_seconds) == (4, Counter(NOT_FOUND=2), 2.0, 1.0)
-    assert merged([one, Slice()]).cpu_seconds is None
+    assert merged([one, Slice(), one]).cpu_seconds is None
 
 
 def test_rounds_begin_with_another_server_each_and_ratios_are_taken_within_them(clock):
