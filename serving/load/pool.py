@@ -67,8 +67,6 @@ class Pool:
             connection = self._by_fd[fd]
             try:
                 found.append((connection, connection.receive()))
-                if fd in self._writing and not connection.blocked:
-                    self._watch(fd, False)
             except Disconnected as error:
                 self._forget(fd)
                 found.append((connection, error))
