@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import grpc
 import numpy as np
 import pytest
+from hpack import Decoder
 
 from normfold.protos import grpc_service as pb
 from normfold.serving.client.calls import infer_request
@@ -17,13 +18,18 @@ from normfold.serving.load.calls import StreamCalls, UnaryCalls, _messages, fram
 from normfold.serving.load.http2 import ClientConnection
 from normfold.serving.load.streams import Event
 from normfold.serving.wire.http2_frames import (
+    ACK,
     DATA,
     DEFAULT_WINDOW,
     END_HEADERS,
     END_STREAM,
+    GOAWAY,
+    HEADER_TABLE_SIZE,
     HEADERS,
     INITIAL_WINDOW_SIZE,
+    MAX_FRAME_SIZE,
     PADDED,
+    PING,
     RST_STREAM,
     SETTINGS,
     WINDOW_UPDATE,
@@ -279,6 +285,52 @@ def test_the_peer_gets_its_windows_back_long_before_they_are_used_up(monkeypatch
     connection.flush()
     grown = (1200).to_bytes(4, "big")
     assert frames(bytes(wire.sent)) == [(WINDOW_UPDATE, 0, grown), (WINDOW_UPDATE, stream, grown)]
+
+
+def test_a_peer_that_gives_its_header_table_up_gets_whole_headers():
+    sent = [(":method", "POST"), ("x-own", "1")]
+    wire = Wire([frame(SETTINGS, 0, 0)])
+    connection = ClientConnection(wire, sent)
+    connection.receive()
+    for _ in range(3):
+        connection.open(b"x", end=True)
+    wire.coming = [settings({HEADER_TABLE_SIZE: 0})]
+    connection.receive()
+    connection.flush()
+    wire.sent.clear()
+    for _ in range(3):
+        connection.open(b"x", end=True)
+    connection.flush()
+    decoder = Decoder()
+    assert [decoder.decode(block) for kind, _, block in frames(bytes(wire.sent)) if kind == HEADERS] == [sent] * 3
+
+
+def test_a_ping_is_answered():
+    wire, connection = opened()
+    wire.coming = [frame(PING, 0, 0, b"12345678")]
+    connection.receive()
+    connection.flush()
+    assert bytes(wire.sent) == frame(PING, ACK, 0, b"12345678")
+
+
+def test_frames_are_as_large_as_the_peer_takes_them():
+    wire, connection = opened()
+    wire.coming = [settings({MAX_FRAME_SIZE: 20_000})]
+    connection.receive()
+    connection.flush()
+    wire.sent.clear()
+    connection.open(bytes(30_000), end=True)
+    connection.flush()
+    assert [len(payload) for kind, _, payload in frames(bytes(wire.sent)) if kind == DATA] == [20_000, 10_000]
+
+
+def test_a_connection_that_the_server_is_about_to_close_gets_no_more_calls(stand_in):
+    address, _ = stand_in(lambda data, context: data)
+    calls = UnaryCalls(address, [b"x"])
+    first = calls._pool.at(0)
+    first._take(GOAWAY, 0, 0, bytes(8), [])
+    assert calls._pool.at(0) is not first
+    assert all_of(calls, [0, 1]) == {"OK"}
 
 
 @pytest.mark.parametrize("cut", range(1, 40))

@@ -135,3 +135,12 @@ def test_rounds_begin_with_another_server_each_and_ratios_are_taken_within_them(
     assert found is not None
     assert found.median == pytest.approx(4, rel=0.02)
     assert ratio(slow, fast, Load(2), lambda part: part.cpu_us) is None
+
+
+def test_there_is_no_ratio_to_a_server_that_answered_nothing():
+    load = Load(in_flight=1)
+    one, none = (
+        Target(name, None, slices={load: [Slice(answered=n, seconds=1.0)]}) for name, n in (("a", 5), ("b", 0))
+    )
+    assert ratio(one, none, load, lambda found: found.per_second) is None
+    assert ratio(none, one, load, lambda found: found.per_second).median == 0
