@@ -257,6 +257,18 @@ def test_what_waited_too_long_on_its_connection_is_refused_where_it_would_run_at
         assert catalog.find("m", "").statistics.message("m", "1").inference_stats.fail.count == 1
 
 
+def test_a_plan_leaves_the_answers_of_a_response_cache_to_it(models, tmp_path, ask):
+    models.write(tmp_path / "m", models.scale(), config="response_cache { enable: true }")
+    with ThreadPoolExecutor(1) as executor, asyncio.Runner() as runner:
+        catalog = Catalog(Repository(tmp_path), LoadOptions(Device("cpu"), 1, inline_seconds=1.0), executor)
+        inference = Inference(catalog, SharedMemory(False), TraceSettings())
+        runner.run(catalog.load_all())
+        for number in range(TRIED_RUNS + 2):  # from now on such runs are carried out at once
+            runner.run(_outcome(inference, ask(x=[[number, 2, 3, 4]]).SerializeToString()))
+        runner.run(_outcome(inference, ask(x=[[0, 2, 3, 4]]).SerializeToString()))
+        assert catalog.find("m", "").statistics.executions == TRIED_RUNS + 2
+
+
 def test_a_model_that_is_replaced_during_a_run_leaves_no_plan(models, tmp_path, ask, monkeypatch):
     models.write(tmp_path / "m", models.scale(2.0))
     data = ask().SerializeToString()
