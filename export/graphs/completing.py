@@ -50,7 +50,7 @@ def complete_shapes(proto: onnx.ModelProto, shapes: Shapes, path: object) -> Non
     given = {tensor.name: tensor.dims for tensor in proto.graph.initializer}
     for value in proto.graph.input:
         if _has_no_shape(value):
-            dims = shapes.get(value.name) or given.get(value.name)
+            dims = shapes.get(value.name, given.get(value.name))
             if dims is None:
                 raise SourceError(
                     f"'{path}': its input '{value.name}' has no shape; describe it with --input "

@@ -53,6 +53,15 @@ def test_an_input_without_a_shape_takes_that_of_input_and_an_output_the_inferred
     assert fold(captured).batchnorms_after == 0
 
 
+def test_a_single_number_without_a_shape_takes_that_of_input(tmp_path: Path) -> None:
+    proto = graph("(float[N] x, float t) => (float[N] y) { y = Mul (x, t) }")
+    proto.graph.input[1].type.tensor_type.ClearField("shape")
+    origin = open_onnx(written(proto, tmp_path / "net.onnx"), parse_inputs(["x=FP32[N]", "t=FP32[]"]))
+    assert [str(s) for s in origin.specs] == ["x=FP32[N]", "t=FP32[]"]
+    x = np.float32([1, 2])
+    np.testing.assert_array_equal(origin.run({"x": x, "t": np.float32(3)})["y"], 3 * x)
+
+
 def test_an_output_of_which_no_shape_follows_is_named(tmp_path: Path) -> None:
     proto = graph("(float[N] x, int64[K] s) => (float[N] y) { y = Reshape (x, s) }")
     proto.graph.output[0].type.tensor_type.ClearField("shape")
