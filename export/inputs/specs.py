@@ -139,6 +139,13 @@ def parse_input(text: str) -> InputSpec:
             f"--input {text!r}: values {low}..{high or limit} are for integers and BOOL; give real inputs of "
             f"{datatype.name} with --sample"
         )
+    if values is not None and datatype.dtype.kind in "iu":
+        whole = np.iinfo(datatype.dtype)
+        wrong = next((n for n in (low, high) if n is not None and not whole.min <= int(n) <= whole.max), None)
+        if wrong is not None:
+            raise InputSpecError(
+                f"--input {text!r}: {datatype.name} holds numbers from {whole.min} to {whole.max}, not {wrong}"
+            )
     if datatype.name == "BOOL" and values not in (None, (0, 0), (0, 1), (1, 1)):
         raise InputSpecError(f"--input {text!r}: the values of BOOL are 0..1, 0..0 (always false) or 1..1")
     shape = tuple(_parse_dimension(p, text) for p in parts)
