@@ -135,8 +135,22 @@ def _cast(array: NDArray[Any], spec: InputSpec, name: str) -> NDArray[Any]:
             raise InputSpecError(
                 f"sample '{name}': '{spec.name}' holds {array.dtype}, the input takes {spec.datatype.name}"
             )
+        _refuse_beyond(array, spec, name)
         with np.errstate(over="ignore"):
             array = array.astype(wanted)
     if array.ndim == len(spec.dims) - 1 and spec.dims and isinstance(spec.dims[0], Dimension):
         array = array[None]
     return np.asarray(array, order="C")
+
+
+def _refuse_beyond(array: NDArray[Any], spec: InputSpec, name: str) -> None:
+    """Raise InputSpecError where an integer is none that the input's datatype holds: cast, it would be another one."""
+    if array.dtype.kind not in "iu" or not array.size:
+        return
+    whole = np.iinfo(spec.datatype.dtype)
+    wrong = next((n for n in (int(array.min()), int(array.max())) if not whole.min <= n <= whole.max), None)
+    if wrong is not None:
+        raise InputSpecError(
+            f"sample '{name}': '{spec.name}' holds {wrong}, and the input takes {spec.datatype.name}, from {whole.min} "
+            f"to {whole.max}"
+        )

@@ -55,6 +55,19 @@ def test_nan_and_infinity_are_refused_with_the_files_name_unless_they_are_meant(
         assert not np.isfinite(fit(read_sample(tmp_path / "bad.npy", allow_nonfinite=True), SPECS)["x"][1, 2, 3])
 
 
+@pytest.mark.parametrize(("number", "datatype"), [(300, "UINT8"), (-1, "UINT8"), (1 << 40, "INT32")])
+def test_an_integer_that_the_datatype_does_not_hold_is_refused(tmp_path, number: int, datatype: str) -> None:
+    np.save(tmp_path / "k.npy", np.array([[1, number]]))
+    with pytest.raises(InputSpecError, match=f"'k' holds {number}, and the input takes {datatype}, from"):
+        fit(read_sample(tmp_path / "k.npy"), parse_inputs([f"k={datatype}[N,2]"]))
+
+
+def test_an_integer_that_the_datatype_holds_is_cast(tmp_path) -> None:
+    np.save(tmp_path / "k.npy", np.array([[0, 255]]))
+    fitted = fit(read_sample(tmp_path / "k.npy"), parse_inputs(["k=UINT8[N,2]"]))["k"]
+    assert (fitted.dtype, fitted.tolist()) == (np.uint8, [[0, 255]])
+
+
 def test_a_sample_of_a_scalar_stays_one(tmp_path) -> None:
     np.savez(tmp_path / "x.npz", x=np.zeros((1, 3, 4)), t=np.float64(2.5))
     fitted = fit(read_sample(tmp_path / "x.npz"), parse_inputs(["x=FP32[N,3,L]", "t=FP32[]"]))
