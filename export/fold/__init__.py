@@ -29,6 +29,7 @@ from normfold.export.fold.rewrites.taps import cut_taps
 from normfold.export.fold.rewrites.thinning import thin
 from normfold.export.graphs.completing import densified
 from normfold.export.graphs.names import share_names
+from normfold.export.graphs.node import normalises_by_batch
 from normfold.export.graphs.onnx_file import read_onnx
 from normfold.export.graphs.shapes import infer_shapes
 
@@ -212,7 +213,7 @@ def _constants_of_old_files(model: ir.Model) -> tuple[str, ...]:
 def _not_read(op: Op) -> Fold:
     """Return the report of a BatchNorm that no reader understands."""
     node = op.node
-    if "training_mode" in node.attributes and node.attributes["training_mode"].as_int():
+    if normalises_by_batch(node):
         reason = "it is in training mode and normalises with the statistics of the batch; export the network in eval()"
     elif any(v is not None and v.is_graph_input() for v in node.inputs[1:]):
         reason = (
@@ -224,7 +225,7 @@ def _not_read(op: Op) -> Fold:
     elif op.inputs and len(op.inputs) > 1:
         reason = "its parameters are computed when the network runs, so no weights can hold them"
     else:
-        reason = "its parameters are not finite, or other nodes read its statistics"
+        reason = "its parameters are not finite"
     return Fold(op.name, "BatchNorm", False, "", (reason,))
 
 

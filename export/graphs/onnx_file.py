@@ -88,6 +88,7 @@ def read_onnx(path: Path, opset: int | None = None, shapes: Shapes = MappingProx
     model = ir.from_proto(proto)
     if model.functions:
         passes.InlinePass()(model)
+    _refuse_dropout(model, path)
     return OnnxFile(model, content, hashlib.sha256(content).hexdigest(), notes)
 
 
@@ -115,16 +116,28 @@ def _refuse_unknown(proto: onnx.ModelProto, path: Path) -> None:
                 )
             if node.op_type in _RANDOM:
                 raise SourceError(f"'{path}' draws random numbers ({node.op_type}), so no two answers of it agree")
-            if any(a.name == "training_mode" and a.i for a in node.attribute):
-                raise SourceError(
-                    f"'{path}' was exported in training mode ({node.op_type} '{node.name}'): export it after eval()"
-                )
+            statistics = node.op_type == "BatchNormalization" and sum(map(bool, node.output)) > 1
+            if statistics or any(a.name == "training_mode" and a.i for a in node.attribute):
+                raise _in_training(path, node.op_type, node.name or node.output[0])
     opset = opset_of(proto)
     if not OLDEST_OPSET <= opset <= NEWEST_OPSET:
         raise SourceError(
             f"'{path}' is written in opset {opset}; expected {OLDEST_OPSET} to {NEWEST_OPSET}. Export it again with "
             f"{'a newer' if opset < OLDEST_OPSET else 'an older'} opset, for example opset_version=18"
         )
+
+
+def _refuse_dropout(model: ir.Model, path: Path) -> None:
+    """Refuse a Dropout that drops: since opset 12 its third input says so."""
+    for node in model.graph.all_nodes():
+        given = node.inputs[2] if node.op_type == "Dropout" and len(node.inputs) > 2 else None
+        held = None if given is None else ir.convenience.get_const_tensor(given)
+        if held is not None and held.numpy().any():
+            raise _in_training(path, node.op_type, node.name or node.outputs[0].name or "")
+
+
+def _in_training(path: Path, operator: str, name: str) -> SourceError:
+    return SourceError(f"'{path}' was exported in training mode ({operator} '{name}'): export it after eval()")
 
 
 def _name_one_domain(proto: onnx.ModelProto, path: Path) -> None:

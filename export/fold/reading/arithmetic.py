@@ -14,11 +14,12 @@ from normfold.export.fold.ops.joins import Product, Sum
 from normfold.export.fold.ops.scaling import NormStatistics, Scaled, Scaling, cancelling, mean_cancelling
 from normfold.export.fold.reading.averages import weighted_mean
 from normfold.export.fold.reading.node import Node, NotKnown, Reader
+from normfold.export.graphs.node import normalises_by_batch
 
 
 def _batchnorm(n: Node) -> Op:
     constants = [n.constant(i) for i in range(1, 5)]
-    if n.attribute("training_mode", 0) or any(c is None for c in constants) or not n.only_first_read():
+    if normalises_by_batch(n.node) or any(c is None for c in constants):
         raise NotKnown
     gamma, beta, mean, var = (c.astype(np.float64) for c in constants if c is not None)
     epsilon = n.attribute("epsilon", float(np.float32(1e-5)))

@@ -230,6 +230,35 @@ def test_a_batchnorm_in_training_mode_and_an_ancient_opset_are_refused(tmp_path:
         read_onnx(tmp_path / "m.onnx")
 
 
+TRAINED = (
+    '<ir_version: 8, opset_import: ["": {opset}]> g (float[N, 3, L] x) => (float[N, 3, L] y) '
+    "<float[3] s = {{1, 2, 3}}, float r = {{0.5}}, bool yes = {{1}}, bool no = {{0}}> {{ {node} }}"
+)
+
+
+@pytest.mark.parametrize(
+    ("opset", "node"),
+    [
+        (12, "y, mean, var, saved_mean, saved_var = BatchNormalization (x, s, s, s, s)"),
+        (17, "y = Dropout (x, r, yes)"),
+        (17, "t = Constant <value = bool {1}> () y = Dropout (x, r, t)"),
+    ],
+)
+def test_other_operators_in_training_mode_are_refused_too(tmp_path: Path, opset: int, node: str) -> None:
+    path = tmp_path / "m.onnx"
+    onnx.save(onnx.parser.parse_model(TRAINED.format(opset=opset, node=node)), path)
+    with pytest.raises(SourceError, match=r"exported in training mode \(\w+ 'y'\): export it after eval"):
+        read_onnx(path)
+
+
+@pytest.mark.parametrize(
+    "node", ["y = Dropout (x, r, no)", "y = Dropout (x, r)", "y = BatchNormalization (x, s, s, s, s)"]
+)
+def test_what_drops_nothing_is_read(tmp_path: Path, node: str) -> None:
+    onnx.save(onnx.parser.parse_model(TRAINED.format(opset=17, node=node)), tmp_path / "m.onnx")
+    assert len(list(read_onnx(tmp_path / "m.onnx").model.graph)) == 1
+
+
 @pytest.mark.parametrize(
     ("node", "extra"),
     [

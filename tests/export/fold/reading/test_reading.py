@@ -219,16 +219,18 @@ def test_a_batchnorm_in_training_mode_is_left_alone() -> None:
     assert operators(after) == ["BatchNormalization", "Conv"]
 
 
-def test_old_batchnorms_with_unused_outputs_fold() -> None:
+def test_an_old_batchnorm_with_five_outputs_is_in_training_mode() -> None:
     model = graph(
         """(float[N,3,L] x) => (float[N,4,L] y) {
         c = Conv(x, w)  y, m, v, sm, sv = BatchNormalization(c, n_gamma, n_beta, n_mean, n_var) }""",
         opset=9,
+        ir_version=4,
         w=weights(4, 3, 1),
         **norm("n", 4),
     )
-    after, _ = folded(model)
-    assert operators(after) == ["Conv"]
+    after, report = folded(model)
+    assert operators(after) == ["BatchNormalization", "Conv"]
+    assert "in training mode" in next(f for f in report.folds if f.kind == "BatchNorm").reason
 
 
 def test_old_batchnorms_whose_statistics_are_an_output_are_left_alone() -> None:
