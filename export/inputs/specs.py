@@ -103,7 +103,9 @@ class InputSpec:
     def drawn(self, sizes: Mapping[str, int]) -> tuple[int, int]:
         """Return the smallest and the largest value of a random integer input at these sizes."""
         low, high = self.values or (0, 1)
-        return low, max(low, min(high, sizes[self.limit] - self.below)) if self.limit else high
+        if not self.limit:
+            return low, high
+        return low, max(low, min(high, sizes[self.limit] - self.below, int(np.iinfo(self.datatype.dtype).max)))
 
 
 _INPUT = re.compile(

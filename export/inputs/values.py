@@ -91,13 +91,14 @@ class _Probe:
 
     def limit(self, spec: InputSpec, largest: int) -> tuple[str, int] | None:
         """Return the dimension that gives the largest value, and how far below its size that value is."""
+        most = np.iinfo(spec.datatype.dtype).max
         for d in dimensions(self.specs):
             below = self.sizes[d.name] - largest
             if below not in (0, 1):
                 continue
             for size in (2 * self.sizes[d.name], 3 * self.sizes[d.name], self.sizes[d.name] + 1):
                 other = {**self.sizes, d.name: size}
-                if d.holds(size) and self.runs({}, other):
+                if size < most and d.holds(size) and self.runs({}, other):
                     last = size - below
                     if self.runs({spec.name: last}, other) and not self.runs({spec.name: last + 1}, other):
                         return d.name, below

@@ -111,6 +111,9 @@ def test_random_inputs_have_the_shapes_and_stay_within_the_values() -> None:
         "m": ((2,), "bool"),
     }
     assert set(np.unique(drawn["t"])) == {2, 3, 4}
+    specs = parse_inputs(["x=FP32[N,L]", "k=INT8[N]:1..L"])
+    lengths = random_inputs(specs, {"N": 500, "L": 400}, np.random.default_rng(0))["k"]
+    assert (lengths.min() > 0, lengths.max()) == (True, 127)  # not wrapped around
     scalars = random_inputs(parse_inputs(["a=FP32[]", "b=INT64[]", "c=BOOL[]"]), {}, np.random.default_rng(0))
     assert [(type(v), v.shape, v.dtype.name) for v in scalars.values()] == [
         (np.ndarray, (), "float32"),

@@ -36,6 +36,7 @@ X = "x=FP32[N,3,L]"
         (lambda x, k: k.min() >= 0 and k.max() < x.shape[2], "k=INT64[N]", "k=INT64[N]:0..L-1"),
         (lambda x, k: k.min() >= 0 and k.max() < 32, "k=INT64[N,L]", "k=INT64[N,L]:0..31"),
         (lambda x, k: x.shape[2] % 48 == 0 and k.min() > 0 and k.max() <= x.shape[2], "k=INT64[N]", "k=INT64[N]:1..L"),
+        (lambda x, k: x.shape[2] >= 64 and k.min() > 0 and k.max() <= x.shape[2], "k=INT8[N]", "k=INT8[N]:1..L"),
         (lambda x, k: True, "k=INT16[N,L]", "k=INT16[N,L]:-32768..32767"),
         (lambda x, k: k.max() < 9, "k=UINT8[N,L]", "k=UINT8[N,L]:0..8"),
         (lambda x, k: k.max() < 9, "k=INT64[N]:0..5", "k=INT64[N]:0..5"),
