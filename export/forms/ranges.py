@@ -67,7 +67,8 @@ def ranges_of(content: bytes, pieces: Sequence[Arrays]) -> Ranges:
     ends: dict[str, list[tuple[float, float]]] = {}
     for piece in pieces:
         for name, array in {**piece, **graph.run(piece)}.items():
-            if array.dtype.kind == "f" and array.size:
+            # a value may also be a sequence of arrays, which is a list
+            if isinstance(array, np.ndarray) and array.dtype.kind == "f" and array.size:
                 ends.setdefault(name, []).append((float(array.min()), float(array.max())))
     return Ranges({name: np.array(found) for name, found in ends.items() if len(found) == len(pieces)})
 
