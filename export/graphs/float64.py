@@ -129,8 +129,7 @@ class GatherElements(OpRun):
     op_domain = ""
 
     def _run(self, x: Any, indices: Any, axis: int | None = None) -> Any:
-        axis = axis or 0
-        return (np.take_along_axis(x, np.where(indices < 0, indices + x.shape[axis], indices), axis),)
+        return (np.take_along_axis(x, indices, axis or 0),)
 
 
 class GlobalMaxPool(OpRun):

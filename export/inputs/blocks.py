@@ -92,15 +92,14 @@ def _reaching(
             def reached(size: int, name: str = d.name) -> bool:
                 return blocks.size({**sizes, name: size}) >= target
 
-            first = _first(d, sizes[d.name], reached)
+            first = _first(d, reached)
             if first is not None:
                 yield {**sizes, d.name: first}
 
 
-def _first(d: Dimension, traced: int, reached: Callable[[int], bool]) -> int | None:
+def _first(d: Dimension, reached: Callable[[int], bool]) -> int | None:
     """Return the first size of ``d`` for which ``reached``, which holds for all larger ones; None if there is none."""
-    step, low = d.step or 1, d.low or 1
-    start = low + (traced - low) % step
+    step, start = d.step or 1, d.low or 1
     refused, steps = -1, 1
     while not reached(start + steps * step):
         refused, steps = steps, 2 * steps
