@@ -104,6 +104,8 @@ def _copied(network: nn.Module) -> Source:
 
 def _import_file(path: Path) -> ModuleType:
     require_code(path)
+    if importlib.util.spec_from_file_location(path.stem, path) is None:
+        raise SourceError(f"'{path}' is no file of Python code: its name must end in .py")
     path = path.resolve()
     root, parts = path.parent, [path.stem]
     while (root / "__init__.py").is_file():

@@ -118,6 +118,12 @@ def test_a_source_that_cannot_be_used_says_why_and_what_to_type(nets: Path, text
     assert expected in str(caught.value)
 
 
+def test_a_file_that_is_no_python_code_is_refused(nets: Path) -> None:
+    nets.rename(nets.with_suffix(".txt"))
+    with pytest.raises(SourceError, match=r"^'mynets\.txt' is no file of Python code: its name must end in \.py$"):
+        load_source("./mynets.txt:ready")
+
+
 def test_an_argument_that_the_factory_does_not_take_names_the_nearest(nets: Path) -> None:
     with pytest.raises(SourceError, match="has no argument 'chanels'; did you mean 'channels'"):
         load_source("mynets.py:build", {"chanels": 3})
