@@ -121,6 +121,21 @@ def test_without_a_bias_in_int8_nothing_is_corrected() -> None:
     assert corrected(bare, quantized(bare, rows), rows) is None
 
 
+def test_a_bias_of_two_layers_is_not_corrected_for_either() -> None:
+    text = "(float[N,4,L] x) => (float[N,8,M] y, float[N,8,M] z) { y = Conv(x, u, b) z = Conv(x, v, b) }"
+    held = {"u": weights(8, 4, 3), "v": weights(8, 4, 3, seed=1), "b": weights(8)}
+    content, rows = bytes(graph(text, **held).SerializeToString()), pieces(0, 2)
+    assert corrected(content, quantized(content, rows), rows) is None
+
+
+def test_two_grouped_layers_that_share_a_bias_keep_it() -> None:
+    nodes = "y = ConvTranspose<group=2>(x, u, b) z = ConvTranspose<group=2>(x, v, b)"
+    held = {"u": weights(4, 2, 3), "v": weights(4, 2, 3, seed=1), "b": np.float32([9, 8, 7, 6])}
+    model = graph(f"(float[N,4,L] x) => (float[N,4,M] y, float[N,4,M] z) {{ {nodes} }}", **held)
+    content, rows = bytes(model.SerializeToString()), pieces(0, 2)
+    assert error(content, quantized(content, rows), rows) < 0.05
+
+
 @pytest.mark.parametrize(("loud", "widest"), [(False, False), (True, True)])
 def test_ranges_are_widened_as_far_as_rows_differ(loud: bool, widest: bool) -> None:
     rng = np.random.default_rng(0)

@@ -118,6 +118,13 @@ def test_nodes_without_names_get_one() -> None:
     assert len(weights) == 1
 
 
+def test_two_nodes_of_one_name_get_two() -> None:
+    model = onnx.load_model_from_string(network(sensitive=3))
+    for node in model.graph.node:
+        node.name = "same"
+    assert len({node.name for node in named(model).graph.node}) == len(model.graph.node)
+
+
 def test_of_a_long_network_both_ends_are_tried(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sensitivity, "TRIED", 4)
     groups = groups_of(network(sensitive=0), [rows(1)[0].inputs])

@@ -32,6 +32,11 @@ def test_the_asked_sizes_are_timed_and_the_others_are_those_of_the_trace(
     assert free_lengths(SIZES, asked) == free
 
 
+def test_a_batch_that_begins_above_1_is_timed_where_it_begins() -> None:
+    sizes = Sizes({"N": 4}, ({"N": 4},), parse_inputs(["x=FP32[N:3..8,3]"]))
+    assert timed_inputs(sizes, {})["x"].shape == (3, 3)
+
+
 @pytest.mark.parametrize(
     ("asked", "said"),
     [

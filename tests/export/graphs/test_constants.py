@@ -166,3 +166,20 @@ def test_a_constant_that_is_an_output_too_stays_what_it_is() -> None:
     after, report = folded(model)
     assert report.batchnorms_after == 0
     same_function(model, after, *LENGTHS)
+
+
+@pytest.mark.parametrize(
+    ("nodes", "want"),
+    [
+        ("s = Shape(x) k = Gather(s, i)", 3),
+        ("s = Shape<end=1>(x) k = Gather(s, i)", None),
+        ("s = Shape<start=1>(x) k = Gather(s, i)", 3),
+    ],
+)
+def test_a_length_is_taken_from_the_part_of_the_shape_that_is_measured(nodes: str, want: int | None) -> None:
+    assert read(of(nodes, i=np.array(-1)), "k") == want
+
+
+@pytest.mark.parametrize("index", [2, -3])
+def test_a_length_beyond_the_shape_is_not_known(index: int) -> None:
+    assert read(of("s = Shape(x) k = Gather(s, i)", i=np.array(index)), "k") is None

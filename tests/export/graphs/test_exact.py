@@ -51,6 +51,15 @@ def test_every_float_becomes_float64_and_the_file_keeps_its_types() -> None:
     assert ir.to_proto(model) == ir.to_proto(read(GRAPH)), "the graph that was given is as it was"
 
 
+@pytest.mark.parametrize("number", ["value_float = 0.5", "value_floats = [0.5, 0.5, 0.5]", "value = float {0.5}"])
+def test_a_constant_in_any_writing_becomes_float64(number: str) -> None:
+    model = read(f"(float[N, 3] x) => (float[N, 3] y) {{ k = Constant <{number}> () y = Mul (x, k) }}")
+    exact = in_float64(model)
+    tensor = next(node for node in exact.graph if node.op_type == "Constant").attributes["value"].as_tensor()
+    assert tensor.dtype == ir.DataType.DOUBLE
+    assert set(tensor.numpy().reshape(-1).tolist()) == {0.5}
+
+
 @pytest.mark.parametrize(("kind", "number"), [("float", 1), ("float16", 10), ("bfloat16", 16), ("double", 11)])
 def test_a_weight_is_read_in_float64_and_written_once_in_its_own_type(kind: str, number: int) -> None:
     model = unrounded(read(f"({kind}[N, 3] x) => ({kind}[N, 3] y) <{kind}[3] w = {{1, 2, 3}}> {{ y = Mul (x, w) }}"))

@@ -157,3 +157,12 @@ def test_a_pad_that_cuts_off_is_that_of_onnxruntime(mode: str, pads: tuple[int, 
     (wanted,) = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"]).run(None, {"x": x})
     (y,) = Float64Graph(content).run({"x": x}).values()
     np.testing.assert_array_equal(y, wanted)
+
+
+def test_behind_the_last_product_a_transposed_convolution_gives_its_bias() -> None:
+    text = """(float[1, 2, 4] x) => (float[1, 2, M] y) <float[2, 2, 1] w = {1, 2, 3, 4}, float[2] b = {5, 6}> {
+        y = ConvTranspose <strides = [3], output_padding = [2]> (x, w, b) }"""
+    model = onnx.parser.parse_model(f'<ir_version: 8, opset_import: ["" : 18]> g {text}').SerializeToString()
+    inputs = {"x": np.random.default_rng(0).standard_normal((1, 2, 4)).astype(np.float32)}
+    (want,) = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"]).run(None, inputs)
+    np.testing.assert_allclose(Float64Graph(model).run(inputs)["y"], want, rtol=1e-5, atol=1e-6)

@@ -63,6 +63,15 @@ def test_what_no_training_means_is_named(changed: dict[str, NDArray[np.float32]]
     assert "Export an earlier checkpoint" in str(error.value)
 
 
+def test_a_variance_of_zero_needs_an_epsilon() -> None:
+    constant = model(n_var=with_one((8,), 0))
+    require_usable(constant)
+    norm_node = next(node for node in constant.graph if node.op_type == "BatchNormalization")
+    norm_node.attributes["epsilon"] = ir.AttrFloat32("epsilon", 0.0)
+    with pytest.raises(CheckpointError, match="it is 0 in channel 7"):
+        require_usable(constant)
+
+
 def test_a_file_with_such_weights_is_not_folded(tmp_path: Path) -> None:
     proto = graph(TEXT, w=with_one((8, 3, 3), np.nan), mask=np.zeros((1, 8, 1), np.float32), **norm("n", 8))
     (tmp_path / "net.onnx").write_bytes(proto.SerializeToString())

@@ -39,6 +39,7 @@ def test_equal_constants_are_shared_and_a_constant_of_its_own_is_rounded_to_the_
     assert alone.const_value is not None
     assert alone.const_value.numpy().dtype == np.float32
     assert set(found.initializers) == {"axes_new", "third"}
+    assert writing.shared(np.array([[2]], np.int64)) is not first, "of another shape"
 
 
 def test_nodes_in_the_place_of_another_give_an_output_of_the_graph_under_its_name_and_shape() -> None:

@@ -48,6 +48,7 @@ class Sized(torch.nn.Module):
     [
         (BLOCKS + NET, ["Net"]),
         (BLOCKS + SIZED + NET, ["Net", "Sized"]),
+        (BLOCKS + SIZED.replace("width, *rest, depth=2", "*, width") + NET, ["Net", "Sized"]),
         (BLOCKS, ["Wide"]),
         (BLOCKS + NET.replace("Net(nn.Module)", "_Net(nn.Module)"), ["Block", "Wide"]),
         ("class A(L.LightningModule):\n  pass\nclass B(A):\n  def __init__(self, *, n):\n    pass", ["B"]),

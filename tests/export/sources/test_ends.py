@@ -167,6 +167,11 @@ def test_ends_that_do_not_fit_are_refused(tmp_path: Path, options: dict[str, obj
     assert not (tmp_path / "r").exists()
 
 
+def test_the_axis_of_classes_is_asked_for_where_there_are_three(tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match=r"^--softmax classes: output 'classes' has 3 axes; say which is that of the"):
+        export_network(Rows(), inputs="x=FP32[N,L]", repository=tmp_path, name="net", softmax={"classes": None})
+
+
 def test_a_mistyped_output_of_several_names_the_one_that_was_meant(tmp_path: Path) -> None:
     with pytest.raises(ExportError, match=r"^--softmax clases: .*; there are 'classes', 'mask'; did you mean"):
         export_network(Rows(), inputs="x=FP32[N,L]", repository=tmp_path, name="net", softmax={"clases": 1})

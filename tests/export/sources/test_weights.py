@@ -81,6 +81,25 @@ def test_weights_are_found_where_training_frameworks_put_them(tmp_path, trained,
     assert note is None or any(note in n for n in checkpoint.notes)
 
 
+def test_weights_in_float64_are_rounded(tmp_path, trained) -> None:
+    path = tmp_path / "weights.pt"
+    torch.save({k: v.double() / 3 if v.is_floating_point() else v for k, v in trained.state_dict().items()}, path)
+    net = Net()
+    load_into(net, read_checkpoint(path, net.state_dict()), path)
+    assert torch.equal(net.conv1_bn.running_mean, (trained.conv1_bn.running_mean.double() / 3).float())
+
+
+def test_a_weight_and_a_view_of_it_of_another_shape_are_two_keys(tmp_path) -> None:
+    net = Net()
+    net.register_buffer("flat", net.conv1.weight.detach().view(4, 9))
+    path = tmp_path / "weights.pt"
+    torch.save(net.state_dict(), path)
+    load_into(net, read_checkpoint(path, net.state_dict()), path)
+    torch.save({k: v for k, v in net.state_dict().items() if k != "flat"}, path)
+    with pytest.raises(CheckpointError, match="the network's 'flat' is not in the file"):
+        load_into(net, read_checkpoint(path, net.state_dict()), path)
+
+
 def average(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {k: v * 2 for k, v in state.items()}
 
