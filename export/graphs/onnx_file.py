@@ -116,9 +116,10 @@ def _refuse_unknown(proto: onnx.ModelProto, path: Path) -> None:
                 )
             if node.op_type in _RANDOM:
                 raise SourceError(f"'{path}' draws random numbers ({node.op_type}), so no two answers of it agree")
-            statistics = node.op_type == "BatchNormalization" and sum(map(bool, node.output)) > 1
+            standard = node.domain in STANDARD
+            statistics = standard and node.op_type == "BatchNormalization" and any(node.output[1:])
             if statistics or any(a.name == "training_mode" and a.i for a in node.attribute):
-                raise _in_training(path, node.op_type, node.name or node.output[0])
+                raise _in_training(path, node.op_type, node.name or "".join(node.output[:1]))
     opset = opset_of(proto)
     if not OLDEST_OPSET <= opset <= NEWEST_OPSET:
         raise SourceError(
@@ -130,7 +131,8 @@ def _refuse_unknown(proto: onnx.ModelProto, path: Path) -> None:
 def _refuse_dropout(model: ir.Model, path: Path) -> None:
     """Refuse a Dropout that drops: since opset 12 its third input says so."""
     for node in model.graph.all_nodes():
-        given = node.inputs[2] if node.op_type == "Dropout" and len(node.inputs) > 2 else None
+        drops = node.op_type == "Dropout" and node.domain in STANDARD and len(node.inputs) > 2
+        given = node.inputs[2] if drops else None
         held = None if given is None else ir.convenience.get_const_tensor(given)
         if held is not None and held.numpy().any():
             raise _in_training(path, node.op_type, node.name or node.outputs[0].name or "")

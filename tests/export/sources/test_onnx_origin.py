@@ -260,6 +260,14 @@ def test_what_drops_nothing_is_read(tmp_path: Path, node: str) -> None:
     assert len(list(read_onnx(tmp_path / "m.onnx").model.graph)) == 1
 
 
+def test_a_function_of_the_file_may_be_called_batchnormalization(tmp_path: Path) -> None:
+    text = """<ir_version: 8, opset_import: ["" : 17, "own" : 1]>
+    g (float[N, 4] x) => (float[N, 4] y) { a, b = own.BatchNormalization (x)  y = Add (a, b) }
+    <domain: "own", opset_import: ["" : 17]> BatchNormalization (u) => (v, w) { v = Relu (u)  w = Neg (u) }"""
+    onnx.save(onnx.parser.parse_model(text), tmp_path / "m.onnx")
+    assert [node.op_type for node in read_onnx(tmp_path / "m.onnx").model.graph] == ["Relu", "Neg", "Add"]
+
+
 @pytest.mark.parametrize(
     ("node", "extra"),
     [
