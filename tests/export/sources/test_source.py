@@ -118,6 +118,12 @@ def test_a_source_that_cannot_be_used_says_why_and_what_to_type(nets: Path, text
     assert expected in str(caught.value)
 
 
+def test_a_function_of_any_keywords_takes_them_all(nets: Path) -> None:
+    nets.write_text(NETS + "\ndef free(**options):\n    return Tiny(**options)\n")
+    network = load_source("mynets.py:free", {"channels": 3, "kernel": 5}).network
+    assert network.conv.weight.shape == (4, 3, 5)
+
+
 def test_a_file_that_is_no_python_code_is_refused(nets: Path) -> None:
     nets.rename(nets.with_suffix(".txt"))
     with pytest.raises(SourceError, match=r"^'mynets\.txt' is no file of Python code: its name must end in \.py$"):
