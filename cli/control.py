@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeVar
 
@@ -36,12 +36,15 @@ server_options = option_group(
 
 
 @contextmanager
-def asking(address: str, timeout: float, credentials: Credentials) -> Iterator[Client]:
+def asking(
+    address: str, timeout: float, credentials: Credentials, metadata: Mapping[str, str] | None = None
+) -> Iterator[Client]:
     """A client whose errors are those of a command."""
     from normfold.serving.client.client import Client, ClientError
 
     try:
-        with Client(address, timeout=timeout, tls=credentials.tls, token=credentials.token) as client:
+        tls, token = credentials.tls, credentials.token
+        with Client(address, timeout=timeout, tls=tls, token=token, metadata=metadata) as client:
             yield client
     except ClientError as error:
         raise click.ClickException(said_of(error, address)) from None

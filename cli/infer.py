@@ -49,6 +49,13 @@ _BEYOND_JSON = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 @click.option("--version", default="", help="The model's version. Default: the highest in service.")
 @click.option("--output", "-o", "outputs", multiple=True, metavar="NAME", help="Only this output (repeat for more).")
 @click.option("--top", type=click.IntRange(1), help="Print this many best classes of the output, with their labels.")
+@click.option(
+    "--metadata",
+    "call_metadata",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="gRPC metadata for the server, such as traceparent=00-… (repeat for more).",
+)
 @click.option("--cast", is_flag=True, help="Cast the arrays of .npy and .npz files to the model's datatypes.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
 @click.option("--save", type=click.Path(path_type=Path, dir_okay=False), help="Write the outputs to this .npz file.")
@@ -60,6 +67,7 @@ def infer(
     version: str,
     outputs: tuple[str, ...],
     top: int | None,
+    call_metadata: tuple[str, ...],
     cast: bool,
     as_json: bool,
     save: Path | None,
@@ -90,11 +98,10 @@ def infer(
         check_target("--save", save)
     if top is not None and len(outputs) > 1:
         raise click.UsageError("--top takes one --output")
-    values = [_split(text) for text in inputs]
-    if twice := [name for name, count in Counter(name for name, _ in values).items() if count > 1]:
-        raise click.UsageError(f"--input {twice[0]} is given more than once")
+    values = _split("--input", inputs, "x=@one.npy or x='[[1, 2]]'")
+    sent = dict(_split("--metadata", call_metadata, "traceparent=00-…"))
     contents = {name: _read(name, text) for name, text in values}
-    with asking(address, timeout, credentials) as client:
+    with asking(address, timeout, credentials, sent) as client:
         metadata = client.model_metadata(model, version)
         arrays = {name: _as_input(name, text, contents[name], metadata, cast) for name, text in values}
         shapes = {name: array.shape for name, array in arrays.items()}
@@ -118,11 +125,17 @@ def infer(
         _print_arrays(answers, as_json)
 
 
-def _split(text: str) -> tuple[str, str]:
-    name, separator, value = text.partition("=")
-    if not separator or not name or not value:
-        raise click.UsageError(f"--input {text!r} is not NAME=VALUE, such as x=@one.npy or x='[[1, 2]]'")
-    return name, value
+def _split(option: str, texts: tuple[str, ...], example: str) -> list[tuple[str, str]]:
+    """The names and values in ``texts``. Raises click.UsageError."""
+    values = []
+    for text in texts:
+        name, separator, value = text.partition("=")
+        if not separator or not name or not value:
+            raise click.UsageError(f"{option} {text!r} is not NAME=VALUE, such as {example}")
+        values.append((name, value))
+    if twice := [name for name, count in Counter(name for name, _ in values).items() if count > 1]:
+        raise click.UsageError(f"{option} {twice[0]} is given more than once")
+    return values
 
 
 def _read(name: str, text: str) -> Array | str:

@@ -8,7 +8,7 @@ from time import monotonic
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from normfold.serving.client import calls
+from normfold.serving.client import calls, control
 from normfold.serving.client.arguments import (
     checked_address,
     checked_in_flight,
@@ -19,8 +19,9 @@ from normfold.serving.client.arguments import (
     checked_top,
     checked_version,
 )
+from normfold.serving.client.call_metadata import CallMetadata, Metadata
 from normfold.serving.client.calls import DEFAULT_ADDRESS, DEFAULT_TIMEOUT_SECONDS, method_path
-from normfold.serving.client.connection import ClientTls, checked_tls, no_pickling, token_header
+from normfold.serving.client.connection import ClientTls, checked_tls, no_pickling
 from normfold.serving.client.errors import ClientError, Made, advised, client_error
 from normfold.serving.client.event_loops import EventLoops
 from normfold.serving.client.inputs import Inputs, needs_metadata
@@ -31,13 +32,13 @@ from normfold.serving.client.replies import Response, parsed, read_metadata, say
 from normfold.serving.client.sizes import refusal, shapes_of
 from normfold.serving.client.time_left import TimeLeft
 from normfold.serving.client.transport.choice import TRANSPORTS, loop_calls
+from normfold.serving.client.transport.opening import Pairs
 from normfold.serving.errors import Status
 
 if TYPE_CHECKING:
     from google.protobuf.message import Message
 
     from normfold.protos import grpc_service as pb
-    from normfold.serving.client import control
 
 #: Inferences that one client has at the server at once. A server of normfold lets at least 102 of one connection pass.
 DEFAULT_IN_FLIGHT = 100
@@ -58,6 +59,7 @@ class AsyncClient:
         transport: str = TRANSPORTS[0],
         compression: str | None = None,
         keepalive: float = 0.0,
+        metadata: Metadata | None = None,
     ) -> None:
         """Send nothing yet. What is not explained here is as in ``Client``. Raises ValueError.
 
@@ -72,7 +74,8 @@ class AsyncClient:
         self.address, self.timeout = checked_address(address), checked_timeout(timeout)
         self._known = Questions()
         self._plans = MessagePlans()
-        opened = loop_calls(address, checked_tls(tls), token_header(token), transport, compression, keepalive)
+        self._call_metadata = CallMetadata(metadata, token, stream)
+        opened = loop_calls(address, checked_tls(tls), self._call_metadata.pairs, transport, compression, keepalive)
         multiplexed = None
         if stream:
             from normfold.serving.client.multiplex import Multiplexer
@@ -95,14 +98,20 @@ class AsyncClient:
         await self._loops.close()
 
     async def call(
-        self, method: str, request: Message, response: type[Response], timeout: float | None = None
+        self,
+        method: str,
+        request: Message,
+        response: type[Response],
+        timeout: float | None = None,
+        metadata: Metadata | None = None,
     ) -> Response:
         """The response to a method, by its name in the protocol or its whole path. Raises ClientError."""
-        return parsed(response, await self._send(method, request.SerializeToString(), timeout))
+        pairs = self._call_metadata.of_call(metadata)
+        return parsed(response, await self._send(method, request.SerializeToString(), timeout, pairs))
 
-    async def _send(self, method: str, data: bytes, timeout: float | None) -> bytes:
+    async def _send(self, method: str, data: bytes, timeout: float | None, pairs: Pairs | None = None) -> bytes:
         """The serialized response to the serialized request ``data``. Raises ClientError."""
-        reply = await self._loops.here().calls.call(method_path(method), data, self._seconds(timeout))
+        reply = await self._loops.here().calls.call(method_path(method), data, self._seconds(timeout), pairs)
         if reply.status is not Status.OK:
             raise client_error(reply)
         return reply.message
@@ -118,6 +127,7 @@ class AsyncClient:
         version: str | int = "",
         timeout: float | None = None,
         request_id: str = "",
+        metadata: Metadata | None = None,
     ) -> calls.Answer:
         """The outputs by name: those in ``outputs``, or all. ``version`` of the answer is the version that answered.
 
@@ -126,24 +136,28 @@ class AsyncClient:
 
         The metadata of the model is asked for once, before the first inference. An input of a size that the export
         did not prove is not sent: ClientError with INVALID_ARGUMENT, as the server itself would answer.
+
+        ``metadata``: gRPC metadata of this inference; it replaces the client's of the same name. Not with ``stream``.
         """
         outputs, request_id = checked_outputs(outputs), checked_request_id(request_id)
+        pairs = self._call_metadata.of_inference(metadata)
         left = TimeLeft(self._seconds(timeout))
         plan = self._plans.request(model, inputs, outputs, version)
         if plan is not None and not self._loops.multiplexed:
-            metadata = await self._metadata_if_any(model, version, left)
-            if metadata is plan.checked or not refusal(metadata, plan.shapes):
-                plan.checked = metadata
+            described = await self._metadata_if_any(model, version, left)
+            if described is plan.checked or not refusal(described, plan.shapes):
+                plan.checked = described
                 try:
                     async with self._loops.here().turns:
                         begin = monotonic()
-                        answer = await self._send("ModelInfer", plan.data(inputs, request_id), left.seconds())
+                        data = plan.data(inputs, request_id)
+                        answer = await self._send("ModelInfer", data, left.seconds(), pairs)
                 except ClientError as error:
                     left.passed_since(begin)
                     made = functools.partial(calls.infer_request, model, inputs, outputs, version, request_id)
                     raise await self._cured(error, made, model, version, left) from None
                 return self._plans.arrays(answer)
-        return calls.arrays(await self._answer(model, inputs, outputs, version, left, request_id))
+        return calls.arrays(await self._answer(model, inputs, outputs, version, left, pairs, request_id))
 
     async def classify(
         self,
@@ -153,14 +167,16 @@ class AsyncClient:
         output: str | None = None,
         version: str | int = "",
         timeout: float | None = None,
+        metadata: Metadata | None = None,
     ) -> list[list[calls.LabelledClass]]:
         """The ``top`` best classes of each row in ``output`` (None: the model's first), with their labels.
 
-        ``inputs`` and exceptions are those of ``infer``.
+        ``inputs``, ``metadata`` and exceptions are those of ``infer``.
         """
-        top, left = checked_top(top), TimeLeft(self._seconds(timeout))
+        top, pairs = checked_top(top), self._call_metadata.of_inference(metadata)
+        left = TimeLeft(self._seconds(timeout))
         name = output or calls.first_output(await self._metadata(model, version, left))
-        answer = await self._answer(model, inputs, [name], version, left, "", top)
+        answer = await self._answer(model, inputs, [name], version, left, pairs, top=top)
         return calls.labelled(answer, name)
 
     async def _answer(
@@ -170,7 +186,8 @@ class AsyncClient:
         outputs: Iterable[str] | None,
         version: str | int,
         left: TimeLeft,
-        request_id: str,
+        pairs: Pairs | None,
+        request_id: str = "",
         top: int = 0,
     ) -> pb.ModelInferResponse:
         asked = self._metadata if needs_metadata(inputs) else self._metadata_if_any
@@ -181,7 +198,7 @@ class AsyncClient:
             if said := refusal(await self._metadata_if_any(model, version, left), shapes_of(request)):
                 raise ClientError(Status.INVALID_ARGUMENT, said)
         try:
-            return await self._infer(request, left)
+            return await self._infer(request, left, pairs)
         except ClientError as error:
             raise await self._cured(error, lambda: request, model, version, left) from None
 
@@ -208,7 +225,7 @@ class AsyncClient:
         key = checked_model(model), checked_version(version)
         return self._known.known.get(key) or await self._known.answer_if_any(key, left, self.model_metadata)
 
-    async def _infer(self, request: pb.ModelInferRequest, left: TimeLeft) -> pb.ModelInferResponse:
+    async def _infer(self, request: pb.ModelInferRequest, left: TimeLeft, pairs: Pairs | None) -> pb.ModelInferResponse:
         here = self._loops.here()
         async with here.turns:
             begin = monotonic()
@@ -217,45 +234,30 @@ class AsyncClient:
                     return await here.multiplexer.infer(request, left.seconds())
                 from normfold.protos import grpc_service as pb
 
-                return await self.call("ModelInfer", request, pb.ModelInferResponse, left.seconds())
+                answer = await self._send("ModelInfer", request.SerializeToString(), left.seconds(), pairs)
+                return parsed(pb.ModelInferResponse, answer)
             finally:
                 left.passed_since(begin)
 
     async def models(self, timeout: float | None = None) -> list[control.VersionState]:
         """The state of every version of every model in the server's repository."""
-        from normfold.protos import grpc_service as pb
-        from normfold.serving.client import control
-
-        response = await self.call("RepositoryIndex", pb.RepositoryIndexRequest(), pb.RepositoryIndexResponse, timeout)
-        return control.states(response)
+        return control.states(await self.call(*control.index(), timeout))
 
     async def counters(self, timeout: float | None = None) -> list[control.VersionCounters]:
         """The counters of each version in service; only servers of normfold have them. Raises ClientError."""
-        from normfold.protos import metrics as mx
-        from normfold.serving.client import control
-
-        response = await self.call(control.SNAPSHOT, mx.SnapshotRequest(), mx.SnapshotResponse, timeout)
-        return control.counters(response)
+        return control.counters(await self.call(*control.snapshot(), timeout))
 
     async def load(self, model: str, config: str | None = None, timeout: float | None = None) -> None:
         """Load or reload ``model``; its old versions answer until the new ones are warm, and go on if those fail.
 
         ``config`` is a configuration in JSON that replaces config.pbtxt. Raises ClientError with the reason.
         """
-        from normfold.protos import grpc_service as pb
-        from normfold.serving.client import control
-
-        request = control.load_request(model, config)
-        await self.call("RepositoryModelLoad", request, pb.RepositoryModelLoadResponse, timeout)
+        await self.call(*control.load(model, config), timeout)
         self._known.clear()
 
     async def unload(self, model: str, timeout: float | None = None) -> None:
         """Stop serving ``model``; requests that it has are still answered."""
-        from normfold.protos import grpc_service as pb
-        from normfold.serving.client import control
-
-        request = control.unload_request(model)
-        await self.call("RepositoryModelUnload", request, pb.RepositoryModelUnloadResponse, timeout)
+        await self.call(*control.unload(model), timeout)
         self._known.clear()
 
     async def use(self, model: str, version: int | str, timeout: float | None = None) -> None:
@@ -263,11 +265,7 @@ class AsyncClient:
 
         config.pbtxt is not changed: ``normfold use --repository`` does that. Raises ClientError, or ValueError.
         """
-        from normfold.protos import grpc_service as pb
-        from normfold.serving.client import control
-
-        request = pb.ModelConfigRequest(name=checked_model(model))
-        config = (await self.call("ModelConfig", request, pb.ModelConfigResponse, timeout)).config
+        config = (await self.call(*control.config(model), timeout)).config
         await self.load(model, control.with_versions(config, [control.checked_number(version)]), timeout)
 
     async def is_live(self, timeout: float | None = None) -> bool:

@@ -15,7 +15,7 @@ from time import monotonic
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from normfold.serving.client import calls
+from normfold.serving.client import calls, control
 from normfold.serving.client.arguments import (
     checked_address,
     checked_model,
@@ -25,8 +25,9 @@ from normfold.serving.client.arguments import (
     checked_top,
     checked_version,
 )
+from normfold.serving.client.call_metadata import CallMetadata, Metadata
 from normfold.serving.client.calls import DEFAULT_ADDRESS, DEFAULT_TIMEOUT_SECONDS, method_path
-from normfold.serving.client.connection import ClientTls, checked_tls, no_pickling, token_header
+from normfold.serving.client.connection import ClientTls, checked_tls, no_pickling
 from normfold.serving.client.errors import WITHOUT_METADATA, Made, advised, client_error
 from normfold.serving.client.errors import ClientError as ClientError
 from normfold.serving.client.inputs import Inputs, needs_metadata
@@ -36,13 +37,13 @@ from normfold.serving.client.replies import Response, parsed, read_metadata, say
 from normfold.serving.client.sizes import refusal, shapes_of
 from normfold.serving.client.time_left import TimeLeft
 from normfold.serving.client.transport.choice import TRANSPORTS, blocking_calls
+from normfold.serving.client.transport.opening import Pairs
 from normfold.serving.errors import Status
 
 if TYPE_CHECKING:
     from google.protobuf.message import Message
 
     from normfold.protos import grpc_service as pb
-    from normfold.serving.client import control
 
 
 class Client:
@@ -58,11 +59,13 @@ class Client:
         transport: str = TRANSPORTS[0],
         compression: str | None = None,
         keepalive: float = 0.0,
+        metadata: Metadata | None = None,
     ) -> None:
         """Send nothing yet. ``timeout``, in seconds, is for calls that give none; more than 23 days count as 23 days.
 
         ``tls``: connect with TLS, such as ``ClientTls(ca="ca.pem")``; None: in plain text. ``token``: for a server that
-        admits only tokens.
+        admits only tokens. ``metadata``: gRPC metadata of every call, text by lower-case name, and bytes by names that
+        end in -bin, such as ``{"x-tenant": "a"}`` (grpc/doc/PROTOCOL-HTTP2.md, "Custom-Metadata").
 
         ``transport``: "http2", ours, or "grpcio", a channel of that package. ``compression``: "gzip" compresses
         requests; answers may be compressed anyway. ``keepalive``: a server from which nothing has come for this many
@@ -73,7 +76,10 @@ class Client:
         #: By model and version; None: the server has no such procedure.
         self._known: dict[tuple[str, str], ModelMetadata | None] = {}
         self._plans = MessagePlans()
-        self._calls = blocking_calls(address, checked_tls(tls), token_header(token), transport, compression, keepalive)
+        self._call_metadata = CallMetadata(metadata, token)
+        self._calls = blocking_calls(
+            address, checked_tls(tls), self._call_metadata.pairs, transport, compression, keepalive
+        )
 
     __getstate__ = no_pickling
 
@@ -87,13 +93,21 @@ class Client:
         """Close the connection."""
         self._calls.close()
 
-    def call(self, method: str, request: Message, response: type[Response], timeout: float | None = None) -> Response:
+    def call(
+        self,
+        method: str,
+        request: Message,
+        response: type[Response],
+        timeout: float | None = None,
+        metadata: Metadata | None = None,
+    ) -> Response:
         """The response to a method, by its name in the protocol or its whole path. Raises ClientError."""
-        return parsed(response, self._send(method, request.SerializeToString(), timeout))
+        pairs = self._call_metadata.of_call(metadata)
+        return parsed(response, self._send(method, request.SerializeToString(), timeout, pairs))
 
-    def _send(self, method: str, data: bytes, timeout: float | None) -> bytes:
+    def _send(self, method: str, data: bytes, timeout: float | None, pairs: Pairs | None = None) -> bytes:
         """The serialized response to the serialized request ``data``. Raises ClientError."""
-        reply = self._calls.call(method_path(method), data, self._seconds(timeout))
+        reply = self._calls.call(method_path(method), data, self._seconds(timeout), pairs)
         if reply.status is not Status.OK:
             raise client_error(reply)
         return reply.message
@@ -109,6 +123,7 @@ class Client:
         version: str | int = "",
         timeout: float | None = None,
         request_id: str = "",
+        metadata: Metadata | None = None,
     ) -> calls.Answer:
         """The outputs by name: those in ``outputs``, or all. ``version`` of the answer is the version that answered.
 
@@ -117,21 +132,25 @@ class Client:
 
         The metadata of the model is asked for once, before the first inference. An input of a size that the export
         did not prove is not sent: ClientError with INVALID_ARGUMENT, as the server itself would answer.
+
+        ``metadata``: gRPC metadata of this inference; it replaces the client's of the same name.
         """
         outputs, request_id = checked_outputs(outputs), checked_request_id(request_id)
+        pairs = self._call_metadata.of_inference(metadata)
         left = TimeLeft(self._seconds(timeout))
         plan = self._plans.request(model, inputs, outputs, version)
         if plan is not None:
-            metadata = self._metadata_if_any(model, version, left)
-            if metadata is plan.checked or not refusal(metadata, plan.shapes):
-                plan.checked, begin = metadata, monotonic()
+            described = self._metadata_if_any(model, version, left)
+            if described is plan.checked or not refusal(described, plan.shapes):
+                plan.checked, begin = described, monotonic()
                 try:
-                    return self._plans.arrays(self._send("ModelInfer", plan.data(inputs, request_id), left.seconds()))
+                    data = plan.data(inputs, request_id)
+                    return self._plans.arrays(self._send("ModelInfer", data, left.seconds(), pairs))
                 except ClientError as error:
                     left.passed_since(begin)
                     made = functools.partial(calls.infer_request, model, inputs, outputs, version, request_id)
                     raise self._cured(error, made, model, version, left) from None
-        return calls.arrays(self._answer(model, inputs, outputs, version, left, request_id))
+        return calls.arrays(self._answer(model, inputs, outputs, version, left, pairs, request_id))
 
     def classify(
         self,
@@ -141,14 +160,16 @@ class Client:
         output: str | None = None,
         version: str | int = "",
         timeout: float | None = None,
+        metadata: Metadata | None = None,
     ) -> list[list[calls.LabelledClass]]:
         """The ``top`` best classes of each row in ``output`` (None: the model's first), with their labels.
 
-        ``inputs`` and exceptions are those of ``infer``.
+        ``inputs``, ``metadata`` and exceptions are those of ``infer``.
         """
-        top, left = checked_top(top), TimeLeft(self._seconds(timeout))
+        top, pairs = checked_top(top), self._call_metadata.of_inference(metadata)
+        left = TimeLeft(self._seconds(timeout))
         name = output or calls.first_output(self._metadata(model, version, left))
-        answer = self._answer(model, inputs, [name], version, left, "", top)
+        answer = self._answer(model, inputs, [name], version, left, pairs, top=top)
         return calls.labelled(answer, name)
 
     def _answer(
@@ -158,7 +179,8 @@ class Client:
         outputs: Iterable[str] | None,
         version: str | int,
         left: TimeLeft,
-        request_id: str,
+        pairs: Pairs | None,
+        request_id: str = "",
         top: int = 0,
     ) -> pb.ModelInferResponse:
         asked = self._metadata if needs_metadata(inputs) else self._metadata_if_any
@@ -173,7 +195,8 @@ class Client:
 
         begin = monotonic()
         try:
-            return self.call("ModelInfer", request, pb.ModelInferResponse, left.seconds())
+            answer = self._send("ModelInfer", request.SerializeToString(), left.seconds(), pairs)
+            return parsed(pb.ModelInferResponse, answer)
         except ClientError as error:
             left.passed_since(begin)
             raise self._cured(error, lambda: request, model, version, left) from None
@@ -216,37 +239,23 @@ class Client:
 
     def models(self, timeout: float | None = None) -> list[control.VersionState]:
         """The state of every version of every model in the server's repository."""
-        from normfold.protos import grpc_service as pb
-        from normfold.serving.client import control
-
-        response = self.call("RepositoryIndex", pb.RepositoryIndexRequest(), pb.RepositoryIndexResponse, timeout)
-        return control.states(response)
+        return control.states(self.call(*control.index(), timeout))
 
     def counters(self, timeout: float | None = None) -> list[control.VersionCounters]:
         """The counters of each version in service; only servers of normfold have them. Raises ClientError."""
-        from normfold.protos import metrics as mx
-        from normfold.serving.client import control
-
-        response = self.call(control.SNAPSHOT, mx.SnapshotRequest(), mx.SnapshotResponse, timeout)
-        return control.counters(response)
+        return control.counters(self.call(*control.snapshot(), timeout))
 
     def load(self, model: str, config: str | None = None, timeout: float | None = None) -> None:
         """Load or reload ``model``; its old versions answer until the new ones are warm, and go on if those fail.
 
         ``config`` is a configuration in JSON that replaces config.pbtxt. Raises ClientError with the reason.
         """
-        from normfold.protos import grpc_service as pb
-        from normfold.serving.client import control
-
-        self.call("RepositoryModelLoad", control.load_request(model, config), pb.RepositoryModelLoadResponse, timeout)
+        self.call(*control.load(model, config), timeout)
         self._known.clear()
 
     def unload(self, model: str, timeout: float | None = None) -> None:
         """Stop serving ``model``; requests that it has are still answered."""
-        from normfold.protos import grpc_service as pb
-        from normfold.serving.client import control
-
-        self.call("RepositoryModelUnload", control.unload_request(model), pb.RepositoryModelUnloadResponse, timeout)
+        self.call(*control.unload(model), timeout)
         self._known.clear()
 
     def use(self, model: str, version: int | str, timeout: float | None = None) -> None:
@@ -254,11 +263,7 @@ class Client:
 
         config.pbtxt is not changed: ``normfold use --repository`` does that. Raises ClientError, or ValueError.
         """
-        from normfold.protos import grpc_service as pb
-        from normfold.serving.client import control
-
-        request = pb.ModelConfigRequest(name=checked_model(model))
-        config = self.call("ModelConfig", request, pb.ModelConfigResponse, timeout).config
+        config = self.call(*control.config(model), timeout).config
         self.load(model, control.with_versions(config, [control.checked_number(version)]), timeout)
 
     def is_live(self, timeout: float | None = None) -> bool:

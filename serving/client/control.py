@@ -95,7 +95,23 @@ def quantile(counts: Sequence[int], share: float) -> float | None:
     return None
 
 
-def load_request(model: str, config: str | None = None) -> pb.RepositoryModelLoadRequest:
+def index() -> tuple[str, pb.RepositoryIndexRequest, type[pb.RepositoryIndexResponse]]:
+    """The call that asks for the state of every version; as below: method, request, type of the response."""
+    from normfold.protos import grpc_service as pb
+
+    return "RepositoryIndex", pb.RepositoryIndexRequest(), pb.RepositoryIndexResponse
+
+
+def snapshot() -> tuple[str, mx.SnapshotRequest, type[mx.SnapshotResponse]]:
+    """The call that asks for the counters."""
+    from normfold.protos import metrics as mx
+
+    return SNAPSHOT, mx.SnapshotRequest(), mx.SnapshotResponse
+
+
+def load(
+    model: str, config: str | None
+) -> tuple[str, pb.RepositoryModelLoadRequest, type[pb.RepositoryModelLoadResponse]]:
     """``config`` is a configuration in JSON that replaces config.pbtxt. Raises ValueError."""
     from normfold.protos import grpc_service as pb
 
@@ -105,14 +121,22 @@ def load_request(model: str, config: str | None = None) -> pb.RepositoryModelLoa
             raise ValueError(f"config is a {type(config).__name__}, not a text: give JSON, such as json.dumps(config)")
         checked_text("config", config)
         request.parameters["config"].string_param = config
-    return request
+    return "RepositoryModelLoad", request, pb.RepositoryModelLoadResponse
 
 
-def unload_request(model: str) -> pb.RepositoryModelUnloadRequest:
+def unload(model: str) -> tuple[str, pb.RepositoryModelUnloadRequest, type[pb.RepositoryModelUnloadResponse]]:
     """Raises ValueError."""
     from normfold.protos import grpc_service as pb
 
-    return pb.RepositoryModelUnloadRequest(model_name=checked_model(model))
+    request = pb.RepositoryModelUnloadRequest(model_name=checked_model(model))
+    return "RepositoryModelUnload", request, pb.RepositoryModelUnloadResponse
+
+
+def config(model: str) -> tuple[str, pb.ModelConfigRequest, type[pb.ModelConfigResponse]]:
+    """The call that asks for the configuration of ``model``. Raises ValueError."""
+    from normfold.protos import grpc_service as pb
+
+    return "ModelConfig", pb.ModelConfigRequest(name=checked_model(model)), pb.ModelConfigResponse
 
 
 def with_versions(config: mc.ModelConfig, versions: Sequence[int]) -> str:

@@ -45,6 +45,9 @@ ANSWERS = {
     "colour": answer(("y\x1b[31m", "FP32", [1, 2])),
 }
 
+#: The gRPC metadata of the inferences.
+ARRIVED: list[dict[str, str]] = []
+
 
 @pytest.fixture(scope="module")
 def address() -> Iterator[str]:
@@ -64,6 +67,7 @@ def address() -> Iterator[str]:
         return response
 
     def infer(request: pb.ModelInferRequest, context: Any) -> pb.ModelInferResponse:
+        ARRIVED.append(dict(context.invocation_metadata()))
         return ANSWERS[request.model_name]
 
     def ready(request: pb.ModelReadyRequest, context: Any) -> pb.ModelReadyResponse:
@@ -97,6 +101,12 @@ def test_a_right_answer_is_printed(address: str) -> None:
     result = run("infer", "right", "--input", "x=[[1, 2]]", "--address", address)
     assert result.exit_code == 0
     assert "[[1. 2.]]" in result.stdout
+
+
+def test_metadata_is_sent_with_the_inference(address: str) -> None:
+    given = ("--metadata", "traceparent=00-1", "--metadata", "x-tenant=a=b")
+    assert run("infer", "right", "--input", "x=[[1, 2]]", "--address", address, *given).exit_code == 0
+    assert ARRIVED[-1].items() >= {"traceparent": "00-1", "x-tenant": "a=b"}.items()
 
 
 @pytest.mark.parametrize(

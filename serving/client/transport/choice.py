@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from typing import TYPE_CHECKING, Protocol
 
 from normfold.serving.client.arguments import is_number
 from normfold.serving.client.transport.answers import Reply
 from normfold.serving.client.transport.destination import Endpoint, destination
 from normfold.serving.client.transport.dialling import Worked
-from normfold.serving.client.transport.opening import COMPRESSIONS, Opening
+from normfold.serving.client.transport.opening import COMPRESSIONS, Opening, Pairs
 
 if TYPE_CHECKING:
     import ssl
@@ -24,8 +24,11 @@ TRANSPORTS = ("http2", "grpcio")
 class BlockingCalls(Protocol):
     """Carries calls to one server."""
 
-    def call(self, path: str, data: bytes, seconds: float) -> Reply:
-        """The reply to a call of ``path`` with the serialized request ``data``, within ``seconds``."""
+    def call(self, path: str, data: bytes, seconds: float, metadata: Pairs | None = None) -> Reply:
+        """The reply to a call of ``path`` with the serialized request ``data``, within ``seconds``.
+
+        ``metadata``: in the place of that of all calls.
+        """
 
     def close(self) -> None:
         """Close every connection."""
@@ -34,8 +37,8 @@ class BlockingCalls(Protocol):
 class LoopCalls(Protocol):
     """Carries calls to one server on one event loop, which runs when this is made."""
 
-    async def call(self, path: str, data: bytes, seconds: float) -> Reply:
-        """The reply to a call of ``path`` with the serialized request ``data``, within ``seconds``."""
+    async def call(self, path: str, data: bytes, seconds: float, metadata: Pairs | None = None) -> Reply:
+        """The same as ``BlockingCalls.call``."""
 
     def stream(self, path: str, messages: AsyncIterator[bytes]) -> AsyncGenerator[bytes | Reply, None]:
         """Send ``messages``; gives those of the server, and at last the reply with which the stream ended."""
@@ -63,7 +66,7 @@ def checked_options(transport: str, compression: str | None, keepalive: float) -
 def blocking_calls(
     address: str,
     tls: ClientTls | None,
-    metadata: Sequence[tuple[str, str]],
+    metadata: Pairs,
     transport: str,
     compression: str | None,
     keepalive: float,
@@ -84,7 +87,7 @@ def blocking_calls(
 def loop_calls(
     address: str,
     tls: ClientTls | None,
-    metadata: Sequence[tuple[str, str]],
+    metadata: Pairs,
     transport: str,
     compression: str | None,
     keepalive: float,
@@ -105,7 +108,7 @@ def loop_calls(
 
 
 def _prepared(
-    address: str, tls: ClientTls | None, metadata: Sequence[tuple[str, str]], compression: str | None
+    address: str, tls: ClientTls | None, metadata: Pairs, compression: str | None
 ) -> tuple[Endpoint, Opening, tuple[ssl.SSLContext, str] | None]:
     found = destination(address)
     if tls is None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import base64
 import struct
 import zlib
-from collections.abc import Sequence
 
 from normfold.serving.wire.http2_headers import Header, written
+
+#: The gRPC metadata of a call: names and values; bytes for a name that ends in -bin.
+Pairs = tuple[tuple[str, str | bytes], ...]
 
 #: Whether the message is compressed, and its size.
 PREFIX = struct.Struct(">BI")
@@ -32,9 +35,13 @@ class Opening:
     """The headers of the requests of one client, as blocks; all but the deadline are prepared."""
 
     def __init__(
-        self, scheme: str, authority: str, metadata: Sequence[tuple[str, str]] = (), compression: str | None = None
+        self,
+        scheme: str,
+        authority: str,
+        metadata: Pairs = (),
+        compression: str | None = None,
     ) -> None:
-        """``metadata``: headers of every request. ``compression``: one of COMPRESSIONS, or None."""
+        """``metadata``: of requests that have none of their own. ``compression``: one of COMPRESSIONS, or None."""
         self.compressed = compression is not None
         self._first = written((b":method", b"POST"), (b":scheme", scheme.encode()), (b":authority", authority.encode()))
         rest: list[Header] = [
@@ -45,11 +52,14 @@ class Opening:
         ]
         if compression is not None:
             rest.append((b"grpc-encoding", compression.encode()))
-        self._rest = written(*rest, *((name.encode(), value.encode()) for name, value in metadata))
+        self._rest, self._metadata = written(*rest), _written_metadata(metadata)
         self._prepared: dict[tuple[str, float | None], bytes] = {}
 
-    def block(self, path: str, seconds: float | None) -> bytes:
-        """The headers of a call of ``path`` that must be answered within ``seconds``; None: some time."""
+    def block(self, path: str, seconds: float | None, metadata: Pairs | None = None) -> bytes:
+        """The headers of a call of ``path`` that must be answered within ``seconds``; None: some time.
+
+        ``metadata`` stands in the place of that of all requests.
+        """
         block = self._prepared.get((path, seconds))
         if block is None:
             timeout = () if seconds is None else ((b"grpc-timeout", written_timeout(seconds)),)
@@ -57,7 +67,7 @@ class Opening:
             if len(self._prepared) >= 256:
                 self._prepared.clear()
             self._prepared[path, seconds] = block
-        return block
+        return block + (self._metadata if metadata is None else _written_metadata(metadata))
 
     def message(self, data: bytes) -> tuple[bytes, bytes]:
         """``data`` as it is sent: the prefix of the message, and its bytes."""
@@ -67,6 +77,16 @@ class Opening:
             if len(packed) < len(data):
                 return PREFIX.pack(1, len(packed)), packed
         return PREFIX.pack(0, len(data)), data
+
+
+def _written_metadata(metadata: Pairs) -> bytes:
+    """Bytes are sent in base64, which gRPC wants without padding."""
+    return written(
+        *(
+            (name.encode(), base64.b64encode(value).rstrip(b"=") if isinstance(value, bytes) else value.encode())
+            for name, value in metadata
+        )
+    )
 
 
 def written_timeout(seconds: float) -> bytes:

@@ -14,7 +14,7 @@ from normfold.serving.client.transport.closing import cancelled_here, closed_wit
 from normfold.serving.client.transport.destination import Endpoint
 from normfold.serving.client.transport.dialling import Worked
 from normfold.serving.client.transport.looping import AwaitedCall, LoopConnection
-from normfold.serving.client.transport.opening import Opening
+from normfold.serving.client.transport.opening import Opening, Pairs
 from normfold.serving.client.transport.reaching import reached, reached_unix
 from normfold.serving.client.transport.remote_call import RemoteCall, StreamedCall
 from normfold.serving.client.transport.retries import Retries
@@ -60,11 +60,11 @@ class LoopConnections:
         #: Those that wait for a call to end, because the server takes no more.
         self._waiting: deque[asyncio.Future[None]] = deque()
 
-    async def call(self, path: str, data: bytes, seconds: float) -> Reply:
+    async def call(self, path: str, data: bytes, seconds: float, metadata: Pairs | None = None) -> Reply:
         """The reply to a call of ``path`` with the serialized request ``data``, within ``seconds``."""
         message = self._opening.message(data)
         deadline = self._loop.time() + seconds
-        reply = await self._attempt(self._opening.block(path, seconds), message, deadline)
+        reply = await self._attempt(self._opening.block(path, seconds, metadata), message, deadline)
         if reply.status is Status.OK:
             return reply
         retries = Retries()
@@ -72,7 +72,7 @@ class LoopConnections:
             if await closed_within(self._over, pause) and self._end is not None:
                 return self._end
             left = max(deadline - self._loop.time(), 1e-3)
-            reply = await self._attempt(self._opening.block(path, round(left, 2) or left), message, deadline)
+            reply = await self._attempt(self._opening.block(path, round(left, 2) or left, metadata), message, deadline)
         return reply
 
     async def stream(self, path: str, messages: AsyncIterator[bytes]) -> AsyncGenerator[bytes | Reply, None]:

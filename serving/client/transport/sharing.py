@@ -18,7 +18,7 @@ from normfold.serving.client.transport.answers import Reply
 from normfold.serving.client.transport.blocking import WAKE_SECONDS, BlockingConnection
 from normfold.serving.client.transport.destination import Endpoint
 from normfold.serving.client.transport.dialling import Address, dial, shake_hands
-from normfold.serving.client.transport.opening import Opening
+from normfold.serving.client.transport.opening import Opening, Pairs
 from normfold.serving.client.transport.remote_call import RemoteCall
 from normfold.serving.client.transport.retries import Retries
 from normfold.serving.errors import Status
@@ -72,11 +72,11 @@ class SharedConnections:
         #: The failures so far, and the last one.
         self._failed, self._failure = 0, failures.EXPIRED
 
-    def call(self, path: str, data: bytes, seconds: float) -> Reply:
+    def call(self, path: str, data: bytes, seconds: float, metadata: Pairs | None = None) -> Reply:
         """The reply to a call of ``path`` with the serialized request ``data``, within ``seconds``."""
         message = self._opening.message(data)
         deadline = time.monotonic() + seconds
-        reply = self._attempt(self._opening.block(path, seconds), message, deadline)
+        reply = self._attempt(self._opening.block(path, seconds, metadata), message, deadline)
         if reply.status is Status.OK:
             return reply
         retries = Retries()
@@ -84,7 +84,7 @@ class SharedConnections:
             if self._closed_within(pause):
                 return failures.CLOSED
             left = max(deadline - time.monotonic(), 1e-3)
-            reply = self._attempt(self._opening.block(path, round(left, 2) or left), message, deadline)
+            reply = self._attempt(self._opening.block(path, round(left, 2) or left, metadata), message, deadline)
         return reply
 
     def close(self) -> None:

@@ -9,7 +9,7 @@ import json
 import os
 import threading
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -18,6 +18,7 @@ import grpc.aio
 from normfold.serving.client.transport import failures
 from normfold.serving.client.transport.answers import NO_MESSAGE, Reply, pushback_ms
 from normfold.serving.client.transport.closing import cancelled_here, closed_within
+from normfold.serving.client.transport.opening import Pairs
 from normfold.serving.client.transport.retries import ATTEMPTS, FACTOR, FIRST_SECONDS, RETRYABLE, Retries
 from normfold.serving.errors import Status
 from normfold.serving.wire.pushback import PUSHBACK
@@ -75,18 +76,19 @@ def opener(
 class GrpcioCalls:
     """Calls that block, of any thread."""
 
-    def __init__(self, opened: Any, address: str, metadata: Sequence[tuple[str, str]]) -> None:
-        """``opened``: a channel of ``grpc``. ``metadata``: headers of every call."""
-        self._channel, self._address, self._metadata = opened, address, tuple(metadata)
+    def __init__(self, opened: Any, address: str, metadata: Pairs) -> None:
+        """``opened``: a channel of ``grpc``. ``metadata``: of calls that have none of their own."""
+        self._channel, self._address, self._metadata = opened, address, metadata
         self._over = threading.Event()
 
-    def call(self, path: str, data: bytes, seconds: float) -> Reply:
+    def call(self, path: str, data: bytes, seconds: float, metadata: Pairs | None = None) -> Reply:
         """The reply to a call of ``path`` with the serialized request ``data``, within ``seconds``."""
         retries, deadline = Retries(), time.monotonic() + seconds
+        metadata = self._metadata if metadata is None else metadata
         while True:
             try:
                 rpc = self._channel.unary_unary(path)
-                return _answered(rpc(data, timeout=seconds, metadata=self._metadata))
+                return _answered(rpc(data, timeout=seconds, metadata=metadata))
             except grpc.RpcError as error:
                 reply = _reply(error, self._address)
             except ValueError as error:  # grpcio's, for a closed channel
@@ -109,26 +111,27 @@ class GrpcioCalls:
 class GrpcioLoopCalls:
     """Calls of one event loop: grpcio ties a channel to its loop."""
 
-    def __init__(self, opened: Any, address: str, metadata: Sequence[tuple[str, str]]) -> None:
-        """``opened``: a channel of ``grpc.aio``. ``metadata``: headers of every call."""
-        self._channel, self._address, self._metadata = opened, address, tuple(metadata)
+    def __init__(self, opened: Any, address: str, metadata: Pairs) -> None:
+        """``opened``: a channel of ``grpc.aio``. ``metadata``: of calls that have none of their own."""
+        self._channel, self._address, self._metadata = opened, address, metadata
         self._loop = asyncio.get_running_loop()
         #: The reply to every call once the client is closed, or is used on another event loop.
         self._end: Reply | None = None
         self._over = asyncio.Event()
         self._methods: dict[str, Any] = {}
 
-    async def call(self, path: str, data: bytes, seconds: float) -> Reply:
+    async def call(self, path: str, data: bytes, seconds: float, metadata: Pairs | None = None) -> Reply:
         """The reply to a call of ``path`` with the serialized request ``data``, within ``seconds``."""
         if self._end is not None:
             return self._end
         retries, deadline = Retries(), time.monotonic() + seconds
+        metadata = self._metadata if metadata is None else metadata
         while True:
             try:
                 rpc = self._methods.get(path)
                 if rpc is None:
                     rpc = self._methods[path] = self._channel.unary_unary(path)
-                return _answered(await rpc(data, timeout=seconds, metadata=self._metadata))
+                return _answered(await rpc(data, timeout=seconds, metadata=metadata))
             except (Exception, asyncio.CancelledError) as error:
                 if (end := self._ended(error)) is not None:
                     return end
