@@ -265,8 +265,9 @@ class AsyncClient:
 
         config.pbtxt is not changed: ``normfold use --repository`` does that. Raises ClientError, or ValueError.
         """
+        number = control.checked_number(version)
         config = (await self.call(*control.config(model), timeout)).config
-        await self.load(model, control.with_versions(config, [control.checked_number(version)]), timeout)
+        await self.load(model, control.with_versions(config, [number]), timeout)
 
     async def is_live(self, timeout: float | None = None) -> bool:
         """Whether the server answers. Raises ClientError if no server does."""

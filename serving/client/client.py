@@ -263,8 +263,9 @@ class Client:
 
         config.pbtxt is not changed: ``normfold use --repository`` does that. Raises ClientError, or ValueError.
         """
+        number = control.checked_number(version)
         config = self.call(*control.config(model), timeout).config
-        self.load(model, control.with_versions(config, [control.checked_number(version)]), timeout)
+        self.load(model, control.with_versions(config, [number]), timeout)
 
     def is_live(self, timeout: float | None = None) -> bool:
         """Whether the server answers. Raises ClientError if no server does."""

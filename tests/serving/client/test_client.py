@@ -135,6 +135,11 @@ def test_a_wrong_argument_is_refused_before_it_is_sent(client, options, said):
         client.infer("m", {"x": X}, **options)
 
 
+def test_a_version_to_put_in_service_that_is_no_number_is_refused_before_anything_is_asked(client):
+    with pytest.raises(ValueError, match="version 'latest' is not a number such as 1"):
+        client.use("not in the repository", "latest")
+
+
 @pytest.mark.parametrize("x", [X, X.astype(">f4")], ids=["little", "big"])
 def test_the_names_of_outputs_may_come_from_a_generator(client, x):
     assert list(client.infer("m", {"x": x}, (name for name in ["z"]), version=1)) == ["z"]
