@@ -50,6 +50,7 @@ class Questions:
         """Forget everything; those that wait get the answer to what they asked."""
         self.known.clear()
         self._asked.clear()
+        self._without.clear()
 
     async def answer_if_any(self, key: Key, left: TimeLeft, ask: Ask) -> ModelMetadata | None:
         """The metadata of the model ``key``; None where the server gives none. Raises ClientError at the deadline."""
