@@ -239,6 +239,29 @@ def test_a_refusal_with_a_time_is_obeyed_until_the_deadline():
     np.testing.assert_array_equal(run(ask())["y"], 3 * X)
 
 
+def test_refusals_with_a_time_do_not_count_when_the_stream_breaks_off():
+    streams = []
+
+    async def full_then_gone(requests, context):
+        streams.append(context)
+        refused = 0
+        async for request in requests:
+            if len(streams) > 1:
+                yield answer(request)
+            elif refused < 4:
+                refused += 1
+                yield refusal(request, 10)
+            else:
+                await context.abort(grpc.StatusCode.UNAVAILABLE, "going away")
+
+    async def ask():
+        async with stand_in(full_then_gone) as address, AsyncClient(address, stream=True) as client:
+            return await client.infer("m", {"x": 3 * X})
+
+    np.testing.assert_array_equal(run(ask())["y"], 3 * X)
+    assert len(streams) == 2
+
+
 def test_a_refused_request_that_the_next_stream_has_sent_is_not_sent_once_more_at_the_time_of_the_refusal():
     streams, sent = [], []
 

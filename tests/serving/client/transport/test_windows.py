@@ -9,6 +9,7 @@ from normfold.serving.client.transport.connection import ClientEnd
 from normfold.serving.client.transport.outgoing import GREETING
 from normfold.serving.client.transport.remote_call import RemoteCall
 from normfold.serving.wire import http2_frames as h2
+from normfold.serving.wire.http2_headers import written
 
 HEADERS, PREFIX = b"headers", bytes(5)
 
@@ -80,3 +81,23 @@ def test_the_requests_of_a_connection_wait_for_its_window_together():
     assert sent(end) == {}
     widen(end, 0, 100_000)
     assert sent(end) == {second: (100_000 - h2.DEFAULT_WINDOW, True), third: (10, True)}
+
+
+def test_the_server_gets_the_window_of_the_connection_back_also_for_calls_that_were_cancelled():
+    end = greeted()
+    block = written((b":status", b"200"), (b"content-type", b"application/grpc"))
+    came = back = 0
+    for _ in range(40):
+        call = RemoteCall()
+        end.open(call, HEADERS, PREFIX, b"")
+        end.receive(h2.frame(h2.HEADERS, h2.END_HEADERS, call.number, block))
+        if call.number % 4 == 1:
+            end.cancel(call)
+        end.receive(h2.frame(h2.DATA, 0, call.number, bytes(1 << 20)))
+        came += 1 << 20
+        for part in end.out:
+            if (data := bytes(part))[3:4] == bytes([h2.WINDOW_UPDATE]) and data[5:9] == bytes(4):
+                back += int.from_bytes(data[9:], "big")
+        end.out = []
+        assert 0 <= came - back < 1 << 24  # else a connection would stop for ever after 2 GiB
+    assert call.reply is None
