@@ -6,14 +6,18 @@ import gzip
 
 import pytest
 
+from normfold.protos import grpc_service as pb
 from normfold.serving.client.async_client import AsyncClient
 from normfold.serving.client.client import Client
 from normfold.serving.client.transport import retries
 from normfold.serving.client.transport.answers import Reply, pushback_ms
+from normfold.serving.client.transport.choice import TRANSPORTS
 from normfold.serving.client.transport.destination import destination
 from normfold.serving.client.transport.opening import Opening, inflated, written_timeout
 from normfold.serving.client.transport.retries import MOST_UNSEEN, Retries
 from normfold.serving.errors import Status
+
+from .peer import Peer, serving
 
 INFER = "/inference.GRPCInferenceService/ModelInfer"
 
@@ -82,6 +86,31 @@ def test_a_message_is_compressed_where_that_makes_it_smaller():
     assert inflated(packed, b"gzip") == b"x" * 1000
     assert opening.message(b"x") == (b"\0\0\0\0\1", b"x")
     assert Opening("http", "a").message(b"x" * 1000)[0][0] == 0
+
+
+def test_a_client_of_many_timeouts_keeps_few_blocks_of_headers():
+    opening = Opening("http", "a")
+    blocks = {opening.block("/m", float(seconds)) for seconds in range(1, 1001)}
+    assert len(blocks) == 1000
+    assert len(opening._prepared) <= 256
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+def test_a_large_request_is_compressed_on_both_transports(transport):
+    bodies = []
+
+    def act(peer: Peer) -> None:
+        peer.greet()
+        number = peer.request()
+        bodies.append((peer.headers_of[number]["grpc-encoding"], bytes(peer.bodies[number])))
+        peer.answer(number)
+        peer.wait_for_end()
+
+    request = pb.ModelInferRequest(model_name="m" * 10_000)
+    with serving(act) as address, Client(address, transport=transport, compression="gzip") as client:
+        assert client.call("ServerLive", request, pb.ServerLiveResponse).live
+    ((encoding, body),) = bodies
+    assert (encoding, body[0], gzip.decompress(body[5:])) == ("gzip", 1, request.SerializeToString())
 
 
 PACKED = gzip.compress(b"x" * 99)

@@ -101,3 +101,11 @@ def test_the_server_gets_the_window_of_the_connection_back_also_for_calls_that_w
         end.out = []
         assert 0 <= came - back < 1 << 24  # else a connection would stop for ever after 2 GiB
     assert call.reply is None
+
+
+def test_a_connection_whose_numbers_of_streams_have_run_out_takes_no_more_calls():
+    end = greeted()
+    end._next = h2.LARGEST_WINDOW - 2
+    assert end.room > 0
+    assert opened(end, 10) == h2.LARGEST_WINDOW - 2
+    assert end.room == 0
