@@ -13,6 +13,7 @@ import pytest
 from normfold.serving.client.async_client import AsyncClient
 from normfold.serving.client.client import Client
 from normfold.serving.client.errors import ClientError
+from normfold.serving.client.transport.dialling import tcp_socket
 from normfold.serving.client.transport.lookup import Lookup
 
 from .peer import Peer, serving, silent
@@ -196,3 +197,8 @@ def test_a_client_that_is_closed_waits_no_more_for_a_unix_socket(full_socket):
         with pytest.raises(ClientError, match="CANCELLED: the client was closed"):
             client.is_live(timeout=20)
         timer.join(30)
+
+
+def test_a_socket_sends_small_messages_at_once():
+    with tcp_socket(socket.AF_INET) as sock:
+        assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)

@@ -316,7 +316,7 @@ def test_calls_below_the_last_of_a_goaway_are_answered_and_the_next_take_another
 
     with serving(leaves, takes_over) as address:
         assert ask(address, times=3)
-    assert len(second) == 1
+    assert [len(peer.headers_of) for peer in second] == [2]  # the server may have worked on the last one: it comes once
 
 
 def test_a_deadline_in_the_midst_of_an_answer_resets_the_call(ask):
