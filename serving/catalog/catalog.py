@@ -196,12 +196,12 @@ class Catalog:
         before = None if entry is None else entry.outcome
         spared, was_known = entry is not None and self._spares(entry, asked), entry is not None and entry.known
         if entry is not None:
-            entry.loading = ()  # from now on it makes no room
+            entry.loading = {}  # from now on it makes no room
         try:
             found = await self._loader.run(self._sources.files, name, override, files)
             folder = TrustedFolder(found, self._trust, quiet=asked)
             # The server is not ready before its first model.
-            entry = self.entries.setdefault(name, Entry(Stage.OUT if self.entries else Stage.EAGER, loading=()))
+            entry = self.entries.setdefault(name, Entry(Stage.OUT if self.entries else Stage.EAGER, loading={}))
             if not was_known:
                 self.changed()
             await self._load(folder, override, entry, asked, again)
@@ -239,10 +239,10 @@ class Catalog:
         written, numbers, there = await self._loader.run(self._sources.plan, folder, override, only)
         text = written.SerializeToString(deterministic=True)  # the order of maps differs between processes
         kept = {model.version: model for model in entry.ready} if again and text == entry.written else {}
-        entry.loading = tuple(numbers)
+        entry.loading = dict.fromkeys(numbers, "")
         others = () if answered else stand_ins(written, there, numbers)
         quiet = asked or not self.started
-        loaded, errors = await self._loader.load_versions(folder, written, numbers, quiet, kept, others, asked)
+        loaded, errors = await self._loader.load_versions(folder, written, entry.loading, quiet, kept, others, asked)
         failures = {number: str(error) for number, error in errors.items()}
         if failures and answered:
             entry.note_failures(loaded, failures)

@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 
 from normfold.counting import counted
 from normfold.protos import grpc_service as pb
-from normfold.serving.catalog.entry import NOT_LOADED, READY, Entry
+from normfold.serving.catalog.entry import LOADING, NOT_LOADED, READY, Entry
 from normfold.serving.catalog.model import Model
 from normfold.serving.catalog.stage import WAITED_FOR
 from normfold.serving.errors import NotFound, Unavailable
@@ -96,9 +96,8 @@ def answering(entry: Entry, name: str, number: int | None) -> Model:
         raise Unavailable(f"{unknown} is not at ready state: {NOT_LOADED}")
     if number is None:
         raise NotFound(f"{unknown} has no available versions{entry.because}")
-    if number in (entry.loading or ()):
-        raise Unavailable(f"{unknown} version {number} is not at ready state: it is still loading")
-    if found is None:
+    if (state := entry.states.get(number)) is None:
         versions = ", ".join(str(model.version) for model in ready) or "none"
         raise NotFound(f"{unknown} version {number} is not found; ready versions: {versions}")
-    raise Unavailable(f"{unknown} version {number} is not at ready state: {found.reason}")
+    why = "it is still loading" if state[0] == LOADING else state[1]
+    raise Unavailable(f"{unknown} version {number} is not at ready state: {why}")

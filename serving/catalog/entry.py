@@ -51,9 +51,9 @@ class Entry:
     versions: dict[int, Version] = field(default_factory=dict)
     #: Why loading failed before any version was tried.
     reason: str = ""
-    #: The versions that a load under way tries, () before it knows them; None: no load is under way. Until it ends
-    #: everything else stays as it was.
-    loading: tuple[int, ...] | None = None
+    #: The versions that a load under way tries, and why they failed, "" for one that has not; {} before it knows them;
+    #: None: no load is under way. Until it ends everything else stays as it was.
+    loading: dict[int, str] | None = None
     #: The configuration, as its author wrote it, of the versions in service.
     written: bytes = b""
     #: Whether a version of it was ever in service; of a lazy model, whether it ever had a version to load.
@@ -232,8 +232,9 @@ class Entry:
     def states(self) -> dict[int, tuple[str, str]]:
         """State and reason of each version, in ascending order."""
         known = {n: (UNAVAILABLE if each.model is None else READY, each.reason) for n, each in self.versions.items()}
-        coming = {n: (LOADING, "") for n in self.loading or () if known.get(n, ("", ""))[0] != READY}
-        return dict(sorted({**known, **coming}.items()))
+        tried = {n: (UNAVAILABLE if why else LOADING, why) for n, why in (self.loading or {}).items()}
+        answering = {n: state for n, state in known.items() if state[0] == READY}
+        return dict(sorted({**known, **tried, **answering}.items()))
 
     @property
     def state(self) -> tuple[str, str]:

@@ -66,7 +66,7 @@ class Loader:
         self,
         folder: Files,
         written: mc.ModelConfig,
-        numbers: Sequence[int],
+        tries: dict[int, str],
         quiet: bool,
         kept: Mapping[int, Model] = MappingProxyType({}),
         stand_ins: Sequence[int] = (),
@@ -74,18 +74,20 @@ class Loader:
     ) -> tuple[dict[int, Model], dict[int, LoadError]]:
         """The versions that loaded and are warm, and for each of the others the reason; ``quiet`` logs failures only.
 
+        ``tries`` has the versions to load. It gets the stand-ins that are tried, too, and why each version has failed.
         ``kept`` serve with the same configuration already; they are loaded again only if their files have changed.
-        Where none of ``numbers`` loads, the first of the ``stand_ins`` that does is loaded. A load that a request has
+        Where none of them loads, the first of the ``stand_ins`` that does is loaded. A load that a request has
         ``asked`` for takes none where a reason may pass: then a later request tries again, as long as nothing answers.
 
         Raises StartError, and Unavailable after ``close``.
         """
         loaded: dict[int, Model] = {}
         failures: dict[int, LoadError] = {}
-        for number in (*numbers, *stand_ins):
+        for number in (*tries, *stand_ins):
             may_pass = asked and any(isinstance(error, Hindered) for error in failures.values())
             if number in stand_ins and (loaded or may_pass):
                 break
+            tries[number] = ""
             try:
                 loaded[number] = await self.run(self._load, folder, written, number, kept.get(number))
                 silent = quiet or loaded[number] is kept.get(number)
@@ -102,6 +104,8 @@ class Loader:
                 log.exception("loading model %s version %d failed", quoted(folder.name), number)
                 kind = Hindered if isinstance(error, OSError | ImportError) else LoadError  # such as a missing library
                 failures[number] = kind(f"unexpected {type(error).__name__}; the log has the details")
+            if number in failures:
+                tries[number] = str(failures[number])
         return loaded, failures
 
     def _load(self, folder: Files, written: mc.ModelConfig, version: int, kept: Model | None = None) -> Model:

@@ -20,7 +20,16 @@ from normfold.serving.catalog.lazily import LazyLimits
 from normfold.serving.catalog.load import LoadOptions
 from normfold.serving.catalog.repository import Repository
 from normfold.serving.catalog.stage import Stage
-from normfold.serving.errors import Hindered, LoadError, LoadRefused, NotFound, PollFailed, ServingError, StartError
+from normfold.serving.errors import (
+    Hindered,
+    LoadError,
+    LoadRefused,
+    NotFound,
+    PollFailed,
+    ServingError,
+    StartError,
+    Unavailable,
+)
 from normfold.serving.runtime.devices import Device
 from normfold.serving.scheduling.statistics import Statistics
 
@@ -432,6 +441,32 @@ def test_the_version_below_answers_where_the_highest_does_not_load(folder, is_la
 
     with catalogs(folder / "more", broken) as make:
         asyncio.run(scenario(make(is_lazy)))
+
+
+def test_a_version_that_has_failed_is_unavailable_while_the_one_below_loads(folder):
+    """It was LOADING, without a reason, until the version below had loaded, too."""
+    write(folder / "more", "", 3)
+    seen = []
+
+    async def scenario(made):
+        real = made._loader.run
+
+        async def run(function, *arguments):
+            if arguments[2:3] == (2,):  # the version below
+                seen.extend((row.version, row.state, row.reason) for row in made.index(False) if row.name == "a")
+                with pytest.raises(Unavailable, match="version 3 is not at ready state: broken"):
+                    made.find("a", "3")
+                with pytest.raises(Unavailable, match="version 2 is not at ready state: it is still loading"):
+                    made.find("a", "2")
+            return await real(function, *arguments)
+
+        made._loader.run = run
+        await made.load_all()
+        assert seen == [("2", "LOADING", ""), ("3", "UNAVAILABLE", "broken")]
+        assert made.find("a", "").version == 2
+
+    with catalogs(folder / "more", {("a", 3)}) as make:
+        asyncio.run(scenario(make(False)))
 
 
 @pytest.mark.parametrize(

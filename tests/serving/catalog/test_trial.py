@@ -260,7 +260,7 @@ def test_eight_loads_without_end_keep_no_other_waiting(trials, models, monkeypat
 
             def begin(name: str) -> asyncio.Task:
                 folder = SentFolder(name, {"1/model.onnx": models.scale()})
-                return asyncio.create_task(loader.load_versions(folder, mc.ModelConfig(), [1], True))
+                return asyncio.create_task(loader.load_versions(folder, mc.ModelConfig(), {1: ""}, True))
 
             endless = [begin(f"endless {number}") for number in range(8)]
             while len(one._busy) < 8:
