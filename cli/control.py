@@ -37,7 +37,7 @@ server_options = option_group(
 
 @contextmanager
 def asking(
-    address: str, timeout: float, credentials: Credentials, metadata: Mapping[str, str] | None = None
+    address: str, timeout: float, credentials: Credentials, metadata: Mapping[str, str | bytes] | None = None
 ) -> Iterator[Client]:
     """A client whose errors are those of a command."""
     from normfold.serving.client.client import Client, ClientError

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +13,7 @@ import click
 from normfold.array_file import DAMAGED, open_array_file, why_unread
 from normfold.cli.connection import connection_options
 from normfold.cli.control import ADDRESS, asking
+from normfold.cli.named_values import read_metadata, split
 from normfold.cli.output import json_of
 from normfold.cli.seconds import Seconds
 from normfold.cli.target_file import check_target
@@ -54,7 +54,7 @@ _BEYOND_JSON = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
     "call_metadata",
     multiple=True,
     metavar="NAME=VALUE",
-    help="gRPC metadata for the server, such as traceparent=00-… (repeat for more).",
+    help="gRPC metadata for the server, such as traceparent=00-… (base64 for names in -bin; repeat for more).",
 )
 @click.option("--cast", is_flag=True, help="Cast the arrays of .npy and .npz files to the model's datatypes.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
@@ -98,8 +98,8 @@ def infer(
         check_target("--save", save)
     if top is not None and len(outputs) > 1:
         raise click.UsageError("--top takes one --output")
-    values = _split("--input", inputs, "x=@one.npy or x='[[1, 2]]'")
-    sent = dict(_split("--metadata", call_metadata, "traceparent=00-…"))
+    values = split("--input", inputs, "x=@one.npy or x='[[1, 2]]'")
+    sent = read_metadata(call_metadata)
     contents = {name: _read(name, text) for name, text in values}
     with asking(address, timeout, credentials, sent) as client:
         metadata = client.model_metadata(model, version)
@@ -123,19 +123,6 @@ def infer(
         click.echo(one_line(f"wrote {save}"), err=True)
     if save is None or as_json:
         _print_arrays(answers, as_json)
-
-
-def _split(option: str, texts: tuple[str, ...], example: str) -> list[tuple[str, str]]:
-    """The names and values in ``texts``. Raises click.UsageError."""
-    values = []
-    for text in texts:
-        name, separator, value = text.partition("=")
-        if not separator or not name or not value:
-            raise click.UsageError(f"{option} {text!r} is not NAME=VALUE, such as {example}")
-        values.append((name, value))
-    if twice := [name for name, count in Counter(name for name, _ in values).items() if count > 1]:
-        raise click.UsageError(f"{option} {twice[0]} is given more than once")
-    return values
 
 
 def _read(name: str, text: str) -> Array | str:

@@ -46,7 +46,7 @@ ANSWERS = {
 }
 
 #: The gRPC metadata of the inferences.
-ARRIVED: list[dict[str, str]] = []
+ARRIVED: list[dict[str, str | bytes]] = []
 
 
 @pytest.fixture(scope="module")
@@ -104,9 +104,9 @@ def test_a_right_answer_is_printed(address: str) -> None:
 
 
 def test_metadata_is_sent_with_the_inference(address: str) -> None:
-    given = ("--metadata", "traceparent=00-1", "--metadata", "x-tenant=a=b")
+    given = ("--metadata", "traceparent=00-1", "--metadata", "x-tenant=a=b", "--metadata", "x-id-bin=AP9+fw")
     assert run("infer", "right", "--input", "x=[[1, 2]]", "--address", address, *given).exit_code == 0
-    assert ARRIVED[-1].items() >= {"traceparent": "00-1", "x-tenant": "a=b"}.items()
+    assert ARRIVED[-1].items() >= {"traceparent": "00-1", "x-tenant": "a=b", "x-id-bin": b"\x00\xff~\x7f"}.items()
 
 
 @pytest.mark.parametrize(

@@ -158,6 +158,10 @@ def test_a_file_that_numpy_did_not_write_is_named_for_what_it_is(ask, tmp_path):
         (["m", "--input", "x=1", "--metadata", "a"], 2, "--metadata 'a' is not NAME=VALUE, such as traceparent=00-…"),
         (["m", "--input", "x=1", "--metadata", "A=b"], 2, "'A' is not a name of lower-case ASCII"),
         (["m", "--input", "x=1", "--metadata", "a=b", "--metadata", "a=c"], 2, "--metadata a is given more than once"),
+        (["m", "--input", "x=1", "--metadata", "a: s3cret"], 2, "--metadata with the name 'a' is not NAME=VALUE"),
+        (["m", "--input", "x=1", "--metadata", "a: s3cret=="], 2, "--metadata with the name 'a' is not NAME=VALUE"),
+        (["m", "--input", "x=1", "--metadata", "=s3cret"], 2, "--metadata with the name '' is not NAME=VALUE"),
+        (["m", "--input", "x=1", "--metadata", "a-bin=s3cret!"], 2, "has bytes, written in base64, such as a-bin=AP8="),
         (["m", "--input", "x=[[1"], 2, "neither @file nor JSON"),
         (["m", "--input", "x=@nowhere.npy"], 2, "nowhere.npy cannot be read"),
         (["m", "--input", 'x=[["a"]]'], 2, "is not FP32"),
@@ -179,6 +183,7 @@ def test_a_mistake_is_one_line_and_an_exit_code(ask, options, code, said):
     assert done.exit_code == code
     assert said in done.output
     assert "Traceback" not in done.output
+    assert "s3cret" not in done.output
 
 
 def test_help_teaches_by_example():
