@@ -73,7 +73,8 @@ class Client:
         Raises ValueError.
         """
         self.address, self.timeout = checked_address(address), checked_timeout(timeout)
-        #: By model and version; None: the server has no such procedure.
+        #: By model and version; None: the server has no such procedure. To forget, a new dict takes its place: calls of
+        #: other threads that began before still read the old one, and add to it what they are told.
         self._known: dict[tuple[str, str], ModelMetadata | None] = {}
         self._plans = MessagePlans()
         self._call_metadata = CallMetadata(metadata, token)
@@ -187,7 +188,7 @@ class Client:
         metadata = asked(model, version, left)
         request = calls.infer_request(model, inputs, outputs, version, request_id, top, metadata)
         if refusal(metadata, shapes_of(request)):
-            self._known.clear()  # another version of the model may be in service now
+            self._known = {}  # another version of the model may be in service now
             said = refusal(self._metadata_if_any(model, version, left), shapes_of(request))
             if said:
                 raise ClientError(Status.INVALID_ARGUMENT, said)
@@ -205,7 +206,7 @@ class Client:
         """``error``; if the server found a mistake in the request that ``made`` returns, with advice how to mend it."""
         if error.code is not Status.INVALID_ARGUMENT:
             return error
-        self._known.clear()  # another version of the model may be in service now
+        self._known = {}  # another version of the model may be in service now
         try:
             metadata = self._metadata(model, version, left)
         except ClientError:
@@ -226,15 +227,16 @@ class Client:
     def _metadata_if_any(self, model: str, version: str | int, left: TimeLeft) -> ModelMetadata | None:
         """The same, or None where the server gives none: the answer to the request itself then says what is wrong."""
         key = (checked_model(model), checked_version(version))
-        if key in self._known:
-            return self._known[key]
+        known = self._known
+        if key in known:
+            return known[key]
         try:
             return self._metadata(model, version, left)
         except ClientError as error:
             if error.code is Status.DEADLINE_EXCEEDED:
                 raise
             if error.code in WITHOUT_METADATA:
-                self._known[key] = None
+                known[key] = None
             return None
 
     def models(self, timeout: float | None = None) -> list[control.VersionState]:
@@ -251,12 +253,12 @@ class Client:
         ``config`` is a configuration in JSON that replaces config.pbtxt. Raises ClientError with the reason.
         """
         self.call(*control.load(model, config), timeout)
-        self._known.clear()
+        self._known = {}
 
     def unload(self, model: str, timeout: float | None = None) -> None:
         """Stop serving ``model``; requests that it has are still answered."""
         self.call(*control.unload(model), timeout)
-        self._known.clear()
+        self._known = {}
 
     def use(self, model: str, version: int | str, timeout: float | None = None) -> None:
         """Put ``version`` of ``model`` in service and take the others out, until the model is loaded again.
@@ -290,6 +292,6 @@ class Client:
     def model_metadata(self, model: str, version: str | int = "", timeout: float | None = None) -> ModelMetadata:
         """Inputs, outputs and versions of ``model``."""
         key = checked_model(model), checked_version(version)
-        metadata = read_metadata(self._send("ModelMetadata", named(*key), timeout))
-        self._known[key] = metadata
+        known = self._known
+        metadata = known[key] = read_metadata(self._send("ModelMetadata", named(*key), timeout))
         return metadata

@@ -50,11 +50,12 @@ class Questions:
         """Forget everything; those that wait get the answer to what they asked."""
         self.known.clear()
         self._asked.clear()
-        self._without.clear()
+        self._without = set()  # a question under way adds to the one before
 
     async def answer_if_any(self, key: Key, left: TimeLeft, ask: Ask) -> ModelMetadata | None:
         """The metadata of the model ``key``; None where the server gives none. Raises ClientError at the deadline."""
-        if key in self._without:
+        without = self._without
+        if key in without:
             return None
         try:
             return await self.answer_within(key, left, ask)
@@ -62,7 +63,7 @@ class Questions:
             if error.code is Status.DEADLINE_EXCEEDED:
                 raise
             if error.code in WITHOUT_METADATA:
-                self._without.add(key)
+                without.add(key)
             return None
 
     async def answer_within(self, key: Key, left: TimeLeft, ask: Ask) -> ModelMetadata:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import grpc
@@ -25,6 +26,9 @@ class Changing(grpc.GenericRpcHandler):
         self.datatype, self.code = "FP32", grpc.StatusCode.OK
         self.questions = 0
         self.taken: list[str] = []
+        #: Set when a question has come; set to let it be answered.
+        self.asked, self.may_answer = threading.Event(), threading.Event()
+        self.may_answer.set()
 
     def service(self, details):
         method = details.method.rpartition("/")[2]
@@ -32,6 +36,8 @@ class Changing(grpc.GenericRpcHandler):
 
     def ModelMetadata(self, data: bytes, context: grpc.ServicerContext) -> bytes:  # noqa: N802
         self.questions += 1
+        self.asked.set()
+        assert self.may_answer.wait(60)
         if self.code is not grpc.StatusCode.OK:
             context.abort(self.code, "no")
         response = pb.ModelMetadataResponse(name="m", versions=["1"])
@@ -114,4 +120,32 @@ def test_after_a_load_a_server_that_gave_no_metadata_is_asked_again(changing, ki
         lambda client: client.load("m"),
         lambda client: client.infer("m", {"x": X}),
     )
+    assert changing.questions == 2
+
+
+@pytest.mark.parametrize("code", ["OK", "PERMISSION_DENIED"])
+@pytest.mark.parametrize("kind", [Client, AsyncClient])
+def test_what_was_asked_before_a_load_is_not_remembered_after_it(changing, kind, code):
+    changing.code = grpc.StatusCode[code]
+    changing.may_answer.clear()
+
+    async def ask() -> None:
+        async with AsyncClient(changing.address) as client:
+            first = asyncio.create_task(client.infer("m", {"x": X}))
+            assert await asyncio.to_thread(changing.asked.wait, 60)
+            await client.load("m")
+            changing.may_answer.set()
+            await first
+            await client.infer("m", {"x": X})
+
+    if kind is AsyncClient:
+        asyncio.run(asyncio.wait_for(ask(), 60))
+    else:
+        with Client(changing.address) as client, ThreadPoolExecutor(1) as other:
+            first = other.submit(client.infer, "m", {"x": X})
+            assert changing.asked.wait(60)
+            client.load("m")
+            changing.may_answer.set()
+            first.result(60)
+            client.infer("m", {"x": X})
     assert changing.questions == 2
