@@ -16,6 +16,7 @@ from normfold.serving.client.transport.destination import destination
 from normfold.serving.client.transport.opening import Opening, inflated, written_timeout
 from normfold.serving.client.transport.retries import MOST_UNSEEN, Retries
 from normfold.serving.errors import Status
+from normfold.serving.wire.http2_headers import HeaderReader
 
 from .peer import Peer, serving
 
@@ -93,6 +94,20 @@ def test_a_client_of_many_timeouts_keeps_few_blocks_of_headers():
     blocks = {opening.block("/m", float(seconds)) for seconds in range(1, 1001)}
     assert len(blocks) == 1000
     assert len(opening._prepared) <= 256
+
+
+def test_a_client_keeps_no_headers_of_metadata_that_is_new_with_each_call():
+    opening = Opening("http", "a", (("x-tenant", "a"),))
+    blocks = {opening.block("/m", 1.0, (("traceparent", str(call)),)) for call in range(1000)}
+    assert len(blocks) == 1000
+    assert len(opening._prepared) == 1
+    assert HeaderReader().read(opening.block("/m", 1.0))[-1] == (b"x-tenant", b"a")
+
+
+@pytest.mark.parametrize(("value", "sent"), [(b"", b""), (b"\x00", b"AA"), (b"\xfb\xff", b"+/8"), (b"abc", b"YWJj")])
+def test_bytes_of_metadata_are_sent_in_base64_without_padding(value, sent):
+    block = Opening("http", "a").block("/m", 1.0, (("x-bin", value),))
+    assert HeaderReader().read(block)[-1] == (b"x-bin", sent)
 
 
 @pytest.mark.parametrize("transport", TRANSPORTS)
