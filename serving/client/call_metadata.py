@@ -85,14 +85,30 @@ def _check_value(name: str, value: Any) -> None:
     """Raise ValueError, without the value itself: it may be a secret."""
     if name.endswith("-bin"):
         if not isinstance(value, bytes):
-            raise ValueError(f"metadata: {name!r} ends in -bin, so its value must be bytes, not {type(value).__name__}")
+            raise ValueError(
+                f"metadata: {name!r} ends in -bin, so its value must be bytes, not {_instead(name, value)}"
+            )
         return
     if not isinstance(value, str):
-        instead = f"decode it, or name it '{name}-bin'" if isinstance(value, bytes) else "give str(value)"
-        raise ValueError(f"metadata: the value of {name!r} is {type(value).__name__}, not a text: {instead}")
+        raise ValueError(f"metadata: the value of {name!r} is not a text, but {_instead(name, value)}")
     if not _TEXT.fullmatch(value):
         why = "is empty: leave it out" if not value else "holds a newline, or what is not printable ASCII"
         other = "" if not value else f"; send that as bytes: {f'{name}-bin'!r}: value.encode()"
         raise ValueError(f"metadata: the value of {name!r} {why}{other}")
     if value != value.strip():
-        raise ValueError(f"metadata: the value of {name!r} begins or ends with a space, which servers may take off")
+        raise ValueError(
+            f"metadata: the value of {name!r} begins or ends with a space, which is lost on the way: give value.strip()"
+        )
+
+
+def _instead(name: str, value: Any) -> str:
+    """The type of ``value``, which does not belong to ``name``, and what to give in its place."""
+    if value is None:
+        instead = "leave it out"
+    elif name.endswith("-bin"):
+        instead = "give value.encode()" if isinstance(value, str) else "give bytes"
+    elif isinstance(value, bytes):
+        instead = f"decode it, or name it '{name}-bin'"
+    else:
+        instead = "give str(value)" if isinstance(value, (int, float)) else "give one text"
+    return f"{type(value).__name__}: {instead}"
