@@ -33,3 +33,8 @@ class ServedModel:
     failing: tuple[int, ...] = ()
     #: How often a load that a request asked for has succeeded after one that failed.
     recoveries: int = 0
+
+    @property
+    def answers(self) -> bool:
+        """Whether requests are answered: by one of ``versions``, which a lazy model may still have to load."""
+        return bool(self.versions) and 0 not in self.failing

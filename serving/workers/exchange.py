@@ -203,7 +203,7 @@ class Exchange:
     def _answers(self, asked: AskAll) -> bool:
         """Whether a worker has a version that answers of the model that ``asked`` changes."""
         names = {part.key[1] for part in asked.remember if part.key[:1] == MODEL}
-        return any(each.versions for one in self._joined.values() for each in one.served if each.name in names)
+        return any(each.answers for one in self._joined.values() for each in one.served if each.name in names)
 
     async def _again(self, asked: AskAll, answers: Mapping[int, WorkerAnswer]) -> dict[int, WorkerAnswer]:
         """The answers of the workers that could not do what others did, each asked once more.

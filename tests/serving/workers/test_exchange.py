@@ -33,6 +33,8 @@ LOAD = "/inference.GRPCInferenceService/RepositoryModelLoad"
 UNLOAD = "/inference.GRPCInferenceService/RepositoryModelUnload"
 V1, V2 = ServedModel("m", (1,), b"c", ""), ServedModel("m", (2,), b"c", "")
 NONE = ServedModel("m", (), b"", "no")
+LAZY = ServedModel("m", (1, 2), b"", "", lazy=True)
+LAZY_FAILED = ServedModel("m", (1, 2), b"", "", lazy=True, refused=((2, "no"),), failing=(0, 2))
 
 
 class Worker:
@@ -121,7 +123,11 @@ def test_nothing_is_kept_of_the_unload_of_a_model_that_no_worker_knows():
     play(scenario)
 
 
-@pytest.mark.parametrize(("before", "kept"), [(NONE, [b"load"]), (V1, [b"unload"])], ids=["stands in", "goes on"])
+@pytest.mark.parametrize(
+    ("before", "kept"),
+    [(NONE, [b"load"]), (LAZY, [b"unload"]), (LAZY_FAILED, [b"load"]), (V1, [b"unload"])],
+    ids=["stands in", "lazy", "stands in for a lazy one", "goes on"],
+)
 def test_a_load_that_failed_is_kept_where_a_lower_version_stands_in(before, kept):
     """A worker that started later carried out the unload before it, and then lacked what the others served."""
 
