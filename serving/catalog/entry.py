@@ -226,7 +226,10 @@ class Entry:
         """``can_answer``, for version ``number``; None: for any."""
         if number is None:
             return self.can_answer
-        return number in (self.chosen if self.rests else self.answering)
+        if not self.rests:
+            return number in self.answering
+        failed = number in dict(self.refused) or (self.loading is not None and self.loading.get(number))
+        return number in self.chosen and not failed
 
     @property
     def states(self) -> dict[int, tuple[str, str]]:

@@ -101,6 +101,7 @@ def check(made):
         assert made.model_ready(name) == (answers or entry.stage is Stage.ASLEEP)
         assert ({row.state for row in made.index(True) if row.name == name} == {"READY"}) == answers
         assert (0 in entry.failing) <= (not made.model_ready(name))
+        assert not [number for number, _ in entry.refused if made.model_ready(name, number)]
         assert entry.known, "an entry of which nothing is known"
         if made._lazily is not None:
             assert (name in made._lazily._bytes) == answers
@@ -443,10 +444,11 @@ def test_the_version_below_answers_where_the_highest_does_not_load(folder, is_la
         asyncio.run(scenario(make(is_lazy)))
 
 
-def test_a_version_that_has_failed_is_unavailable_while_the_one_below_loads(folder):
+@pytest.mark.parametrize("is_lazy", [False, True])
+def test_a_version_that_has_failed_is_unavailable_while_the_one_below_loads(folder, is_lazy):
     """It was LOADING, without a reason, until the version below had loaded, too."""
     write(folder / "more", "", 3)
-    seen = []
+    seen, ready = [], []
 
     async def scenario(made):
         real = made._loader.run
@@ -454,19 +456,39 @@ def test_a_version_that_has_failed_is_unavailable_while_the_one_below_loads(fold
         async def run(function, *arguments):
             if arguments[2:3] == (2,):  # the version below
                 seen.extend((row.version, row.state, row.reason) for row in made.index(False) if row.name == "a")
-                with pytest.raises(Unavailable, match="version 3 is not at ready state: broken"):
-                    made.find("a", "3")
-                with pytest.raises(Unavailable, match="version 2 is not at ready state: it is still loading"):
-                    made.find("a", "2")
+                ready.append(made.model_ready("a", 3))
+                if not is_lazy:
+                    with pytest.raises(Unavailable, match="version 3 is not at ready state: broken"):
+                        made.find("a", "3")
+                    with pytest.raises(Unavailable, match="version 2 is not at ready state: it is still loading"):
+                        made.find("a", "2")
             return await real(function, *arguments)
 
         made._loader.run = run
         await made.load_all()
+        assert (await made.awake("a", "")).version == 2
         assert seen == [("2", "LOADING", ""), ("3", "UNAVAILABLE", "broken")]
-        assert made.find("a", "").version == 2
+        assert ready == [False]
+        check(made)
 
     with catalogs(folder / "more", {("a", 3)}) as make:
-        asyncio.run(scenario(make(False)))
+        asyncio.run(scenario(make(is_lazy)))
+
+
+def test_a_version_that_failed_is_not_ready_after_the_one_below_made_room(folder):
+    """With one process its readiness came with the unload of the version that answered in its place."""
+    write(folder / "more", "", 2)
+
+    async def scenario(made):
+        await made.load_all()
+        assert (await made.awake("a", "")).version == 1
+        await made.awake("b", "")
+        assert made.entries["a"].stage is Stage.ASLEEP
+        assert [made.model_ready("a", number) for number in (None, 1, 2)] == [True, True, False]
+        check(made)
+
+    with catalogs(folder / "more", {("a", 2)}) as make:
+        asyncio.run(scenario(make(True)))
 
 
 @pytest.mark.parametrize(
