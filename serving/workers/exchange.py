@@ -184,14 +184,14 @@ class Exchange:
             async with self._lock(asked):
                 before, answered = list(self._joined.values()), self._answers(asked)
                 answers = await self._everyone(asked, None, before)
-                done = any(not answer.error for answer in answers.values())
-                if done or (self._answers(asked) and not answered):  # a load that failed has put a lower version there
+                # a load that failed may have put a lower version in service
+                if any(not answer.error for answer in answers.values()) or (self._answers(asked) and not answered):
                     self._keep(asked.method, asked.remember)
                     # while the others worked; one of them may have the number of one that answered and has ended
                     while joined := [worker for worker in self._joined.values() if worker not in before]:
                         before += joined
                         answers |= await self._everyone(asked, None, joined)
-                if done:
+                if any(not answer.error for answer in answers.values()):
                     answers |= await self._again(asked, answers)
                     answers |= await self._alike(asked, answers)
         else:

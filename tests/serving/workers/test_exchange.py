@@ -249,6 +249,32 @@ def test_a_worker_that_could_not_load_what_others_did_tries_once_more(caplog):
     assert not caplog.text
 
 
+def test_workers_with_a_lower_version_try_once_more_where_one_that_joined_meanwhile_could_load():
+    """They went on with the lower version, and the new one had the higher."""
+
+    async def scenario(exchange, one, two):
+        exchange.leave(two)
+        exchange.handle(one, InService((NONE,)))
+        exchange.handle(one, load(1, "m", b"m"))
+        await settle()
+        late = Worker(2)
+        assert await exchange.join(late)
+        exchange.handle(one, InService((V1,)))
+        one.answer(b"m", "LoadRefused")
+        await settle()
+        exchange.handle(late, InService((V2,)))
+        late.answer(b"m")
+        await settle()
+        assert [len(one.asked), len(late.asked)] == [2, 1]
+        exchange.handle(one, InService((V2,)))
+        one.answer(b"m")
+        await settle()
+        (answered,) = [message for message in one.sent if isinstance(message, AllAnswered)]
+        assert [answer.error for answer in answered.answers] == ["", ""]
+
+    play(scenario)
+
+
 def test_a_worker_that_joins_in_the_place_of_one_that_has_answered_carries_a_load_out_too():
     async def scenario(exchange, one, two):
         exchange.handle(one, load(1, "m", b"m"))
