@@ -118,7 +118,7 @@ class Exchange:
                 for change in missing:
                     answer = await worker.perform(change.method, change.data)
                     if answer is not None and answer.error:
-                        log.error("worker %d lacks what the others have: %s", worker.number, answer.details)
+                        log.error("worker %d could not repeat %s: %s", worker.number, change.method, answer.details)
             if worker.left:
                 return False
             if self.complete:  # others may have come to listen since it asked what to load

@@ -59,10 +59,10 @@ class Worker:
     def gone(self):
         self.left = True
 
-    def answer(self, request, error=""):
+    def answer(self, request, error="", details=""):
         for asked, future in self.asked:
             if asked == request and not future.done():
-                future.set_result(WorkerAnswer(self.number, error, "", b""))
+                future.set_result(WorkerAnswer(self.number, error, details, b""))
                 return
         raise AssertionError(f"{request!r} was not asked")
 
@@ -514,6 +514,28 @@ def test_a_change_during_the_catching_up_of_a_worker_is_caught_up_with_too():
         assert await joining
 
     play(scenario)
+
+
+def test_a_load_that_fails_again_in_a_worker_that_starts_later_is_not_said_to_be_lacking(caplog):
+    """The load had failed in the others, too, and had left a lower version in service."""
+
+    async def scenario(exchange, one, two):
+        exchange.handle(one, load(1, "m", b"m"))
+        await settle()
+        one.answer(b"m")
+        two.answer(b"m")
+        await settle()
+        exchange.leave(two)
+        late = Worker(2)
+        joining = asyncio.create_task(exchange.join(late))
+        await settle()
+        late.answer(b"m", "LoadRefused", "version 2 is broken")
+        assert await joining
+
+    play(scenario)
+    assert [record.getMessage() for record in caplog.records] == [
+        f"worker 2 could not repeat {LOAD}: version 2 is broken"
+    ]
 
 
 def test_a_worker_that_starts_later_gets_what_the_others_serve():
