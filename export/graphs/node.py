@@ -15,7 +15,7 @@ __all__ = ["NodeView", "normalises_by_batch"]
 
 def normalises_by_batch(node: ir.Node) -> bool:
     """Whether a BatchNormalization is in training mode: by its attribute, or before opset 14 by its further outputs."""
-    return bool(node.attributes.get_int("training_mode", 0)) or any(v.name for v in node.outputs[1:])
+    return bool(node.attributes.get_int("training_mode", 0)) or len(node.outputs) > 1
 
 
 class NodeView:

@@ -117,7 +117,8 @@ def _refuse_unknown(proto: onnx.ModelProto, path: Path) -> None:
             if node.op_type in _RANDOM:
                 raise SourceError(f"'{path}' draws random numbers ({node.op_type}), so no two answers of it agree")
             standard = node.domain in STANDARD
-            statistics = standard and node.op_type == "BatchNormalization" and any(node.output[1:])
+            # onnxruntime counts the outputs, also those without a name
+            statistics = standard and node.op_type == "BatchNormalization" and len(node.output) > 1
             if statistics or any(a.name == "training_mode" and a.i for a in node.attribute):
                 raise _in_training(path, node.op_type, node.name or "".join(node.output[:1]))
     opset = opset_of(proto)

@@ -241,6 +241,7 @@ TRAINED = (
     ("opset", "node"),
     [
         (12, "y, mean, var, saved_mean, saved_var = BatchNormalization (x, s, s, s, s)"),
+        (12, 'y, "", "", "", "" = BatchNormalization (x, s, s, s, s)'),
         (17, "y = Dropout (x, r, yes)"),
         (17, "t = Constant <value = bool {1}> () y = Dropout (x, r, t)"),
     ],
