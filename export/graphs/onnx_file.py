@@ -130,12 +130,12 @@ def _refuse_unknown(proto: onnx.ModelProto, path: Path) -> None:
 
 
 def _refuse_dropout(model: ir.Model, path: Path) -> None:
-    """Refuse a Dropout that drops: since opset 12 its third input says so."""
+    """Refuse a Dropout that drops: since opset 12 its third input says so, unless its second one is a ratio of 0."""
     for node in model.graph.all_nodes():
-        drops = node.op_type == "Dropout" and node.domain in STANDARD and len(node.inputs) > 2
-        given = node.inputs[2] if drops else None
-        held = None if given is None else ir.convenience.get_const_tensor(given)
-        if held is not None and held.numpy().any():
+        if node.op_type != "Dropout" or node.domain not in STANDARD or len(node.inputs) < 3:
+            continue
+        ratio, training = (None if v is None else ir.convenience.get_const_tensor(v) for v in node.inputs[1:3])
+        if training is not None and training.numpy().any() and (ratio is None or ratio.numpy().any()):
             raise _in_training(path, node.op_type, node.name or node.outputs[0].name or "")
 
 

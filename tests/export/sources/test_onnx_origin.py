@@ -233,7 +233,7 @@ def test_a_batchnorm_in_training_mode_and_an_ancient_opset_are_refused(tmp_path:
 
 TRAINED = (
     '<ir_version: 8, opset_import: ["": {opset}]> g (float[N, 3, L] x) => (float[N, 3, L] y) '
-    "<float[3] s = {{1, 2, 3}}, float r = {{0.5}}, bool yes = {{1}}, bool no = {{0}}> {{ {node} }}"
+    "<float[3] s = {{1, 2, 3}}, float r = {{0.5}}, float zero = {{0}}, bool yes = {{1}}, bool no = {{0}}> {{ {node} }}"
 )
 
 
@@ -243,6 +243,7 @@ TRAINED = (
         (12, "y, mean, var, saved_mean, saved_var = BatchNormalization (x, s, s, s, s)"),
         (12, 'y, "", "", "", "" = BatchNormalization (x, s, s, s, s)'),
         (17, "y = Dropout (x, r, yes)"),
+        (17, "y = Dropout (x, , yes)"),
         (17, "t = Constant <value = bool {1}> () y = Dropout (x, r, t)"),
     ],
 )
@@ -254,7 +255,13 @@ def test_other_operators_in_training_mode_are_refused_too(tmp_path: Path, opset:
 
 
 @pytest.mark.parametrize(
-    "node", ["y = Dropout (x, r, no)", "y = Dropout (x, r)", "y = BatchNormalization (x, s, s, s, s)"]
+    "node",
+    [
+        "y = Dropout (x, r, no)",
+        "y = Dropout (x, zero, yes)",
+        "y = Dropout (x, r)",
+        "y = BatchNormalization (x, s, s, s, s)",
+    ],
 )
 def test_what_drops_nothing_is_read(tmp_path: Path, node: str) -> None:
     onnx.save(onnx.parser.parse_model(TRAINED.format(opset=17, node=node)), tmp_path / "m.onnx")
