@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import shutil
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -13,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from normfold.protos import metrics as mx
-from normfold.serving.catalog import lazily
+from normfold.serving.catalog import lazily, loader
 from normfold.serving.catalog.catalog import Catalog
 from normfold.serving.catalog.following import served
 from normfold.serving.catalog.lazily import LazyLimits
@@ -473,6 +474,52 @@ def test_a_version_that_has_failed_is_unavailable_while_the_one_below_loads(fold
 
     with catalogs(folder / "more", {("a", 3)}) as make:
         asyncio.run(scenario(make(is_lazy)))
+
+
+def test_a_load_that_is_given_up_after_a_version_failed_leaves_no_trace(folder):
+    """The model, which nobody had loaded before, stayed in the index."""
+    write(folder / "more", "", 2)
+
+    async def scenario(made):
+        await made.load_all()
+        begun, go = asyncio.Event(), threading.Event()
+        loop, real = asyncio.get_running_loop(), loader.load
+
+        def load(files, written, version, *rest):
+            if (files.name, version) == ("a", 1):
+                loop.call_soon_threadsafe(begun.set)
+                go.wait(30)
+            return real(files, written, version, *rest)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(loader, "load", load)
+            client = asyncio.create_task(made.load("a"))
+            await begun.wait()
+            client.cancel()
+            go.set()
+            await asyncio.wait([client])
+        assert {row.name for row in made.index(False)} == {"b"}
+        check(made)
+
+    with catalogs(folder / "more", {("a", 2)}, names=["b"]) as make:
+        asyncio.run(scenario(make(False)))
+
+
+def test_a_device_that_is_away_after_a_version_failed_is_the_reason_of_the_model(folder):
+    """The index showed the version that had failed alone."""
+    write(folder / "more", "", 2)
+
+    async def scenario(made):
+        await made.load_all()
+        with pytest.raises(StartError):
+            await made.load("b")
+        assert [(row.version, row.reason) for row in made.index(False) if row.name == "b"] == [
+            ("", "the device is away")
+        ]
+        check(made)
+
+    with catalogs(folder / "more", {("b", 2)}, away=[("b", 1)], names=["a"]) as make:
+        asyncio.run(scenario(make(False)))
 
 
 def test_a_version_that_failed_is_not_ready_after_the_one_below_made_room(folder):
