@@ -74,7 +74,7 @@ def norms_of(content: bytes) -> tuple[Norm, ...]:
         if (mean == 0).all() and (var == 1).all():
             continue
         eps = next((a.f for a in node.attribute if a.name == "epsilon"), 1e-5)
-        module = next((p.value for p in node.metadata_props if p.key == "normfold.module"), node.name)
+        module = next((p.value for p in node.metadata_props if p.key == "normfold.module"), node.name or node.output[0])
         found.append(Norm(module, node.input[0], mean, var + eps, not later))
     return tuple(found)
 

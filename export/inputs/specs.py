@@ -127,8 +127,10 @@ def parse_input(text: str) -> InputSpec:
     if re.search(r"(?<!\w)\d{20}", text):
         raise InputSpecError(f"--input '{text[:60]}…': it has a number of 20 digits or more")
     name, dtype, dims, low, high, limit, below = match.groups()
-    if not re.fullmatch(r"[A-Za-z_][\w.]*", name):
-        raise InputSpecError(f"--input {text!r}: {name!r} is not a name for an input; use letters, digits, '_' and '.'")
+    if not re.fullmatch(r"[A-Za-z_][\w.:/-]*", name):
+        raise InputSpecError(
+            f"--input {text!r}: {name!r} is not a name for an input; use letters, digits and the signs _ . : / -"
+        )
     if dtype.upper() not in SUPPORTED:
         raise InputSpecError(f"--input {text!r}: {_unknown_datatype(dtype)}")
     parts = [p.strip() for p in dims.split(",")] if dims.strip() else []

@@ -39,6 +39,17 @@ def test_only_the_batchnorm_that_reads_no_other_is_asked(trained: bytes) -> None
     assert [(norm.name, norm.first) for norm in norms_of(trained)] == [("bn1", True), ("bn2", False)]
 
 
+def test_a_layer_without_a_name_is_called_by_its_output(trained: bytes) -> None:
+    """The sentence said "at layer ''" of files that other programs wrote."""
+    model = onnx.load_from_string(trained)
+    for node in model.graph.node:
+        node.name = ""
+        del node.metadata_props[:]
+    norms = norms_of(model.SerializeToString())
+    outputs = [node.output[0] for node in model.graph.node if node.op_type == "BatchNormalization"]
+    assert [norm.name for norm in norms] == outputs
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_data_like_the_training_data_raise_no_alarm(trained: bytes, seed: int) -> None:
     assert said(trained, series(100, 10 + seed), series(1, 20 + seed)) == ()

@@ -73,6 +73,8 @@ def test_a_range_given_once_holds_for_every_use_of_the_name() -> None:
         ("x=FP32[Nx2xL]", "dimensions are separated by commas: N,2,L instead of Nx2xL"),
         ("x=FP32[L*2]", "neither a size, a name, nor a range"),
         ("../x=FP32[N]", "not a name for an input"),
+        ("2x=FP32[N]", "not a name for an input"),
+        ("x y=FP32[N]", "not a name for an input"),
         ("x\x07=FP32[N]", "not a name for an input"),
         ("x\x1b[31m", "expected NAME=DTYPE[dims]"),
         ("x=FP32[N\x1b]", "neither a size, a name, nor a range"),
@@ -91,6 +93,13 @@ def test_an_input_that_cannot_be_read_says_what_and_shows_the_form(text: str, ex
         parse_input(text)
     assert expected in str(caught.value)
     assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize("name", ["input:0", "serving_default_x:0", "model/in.1:0", "x-1", "x::0"])
+def test_the_names_that_other_exporters_give_to_inputs_are_names(name: str) -> None:
+    spec = parse_input(f" {name} = INT64[N:1..8, L]:1..L")
+    assert (spec.name, [str(d) for d in spec.dims], spec.limit) == (name, ["N:1..8", "L"], "L")
+    assert parse_input(str(spec)) == spec
 
 
 def test_two_inputs_of_one_name_and_two_ranges_of_one_dimension_are_refused() -> None:
