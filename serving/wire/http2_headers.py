@@ -26,8 +26,8 @@ OVERHEAD_BYTES = 32
 LIST_BYTES = 65_536
 #: The headers of one block that are read before it is too large; other servers take 100 or 128. ...
 LIST_HEADERS = 512
-#: ... All headers in one block, and bytes in Huffman code behind the first LIST_BYTES. More end the connection: these
-#: four bound the time that a block takes.
+#: ... All headers in a block that is read at once, and bytes in Huffman code behind the first LIST_BYTES. More end the
+#: connection: these four bound the time that it takes. ``LongBlock`` has the server read a long block in parts.
 MOST_HEADERS, CODED_BYTES = 2048, 65_536
 #: A string of more bytes in Huffman code, whose longest code has 30 bits, is larger than a whole table.
 BEYOND_TABLE = TABLE_BYTES * 30 // 8 + 8
@@ -61,10 +61,15 @@ class HeaderReader:
         """The headers of a block, in their order. Raises HeaderError."""
         try:
             return self._read(block)
-        except IndexError:
-            raise HeaderError("a header block ends within a header, or names one that is not in the table") from None
-        except HPACKDecodingError as error:
-            raise HeaderError(f"a header is not in Huffman code: {error}") from None
+        except (IndexError, HPACKDecodingError) as error:
+            raise _unreadable(error) from None
+
+    def read_rest(self, part: bytes) -> None:
+        """Read more headers of a block that is too large, for what they add to the table. Raises HeaderError."""
+        try:
+            self._skip(part, 0, MOST_HEADERS)
+        except (IndexError, HPACKDecodingError) as error:
+            raise _unreadable(error) from None
 
     def _read(self, block: bytes) -> list[Header]:
         headers: list[Header] = []
@@ -151,6 +156,12 @@ class HeaderReader:
         while self._size > self._largest:
             name, value = self._table.pop()
             self._size -= len(name) + len(value) + OVERHEAD_BYTES
+
+
+def _unreadable(error: IndexError | HPACKDecodingError) -> HeaderError:
+    if isinstance(error, IndexError):
+        return HeaderError("a header block ends within a header, or names one that is not in the table")
+    return HeaderError(f"a header is not in Huffman code: {error}")
 
 
 def integer(block: bytes, at: int, bits: int) -> tuple[int, int]:

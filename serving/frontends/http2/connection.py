@@ -39,6 +39,8 @@ class ServerConnection(SocketSide):
         #: The calls under way, by the number of their stream; ``CallOwner`` says what the other two are.
         self.calls, self.uncut, self.held = dict[int, ServerCall](), dict[int, ServerCall](), dict[int, int]()
         self._headers, self._past, self.steps = HeaderReader(), PastStreams(), Steps(service.turns)
+        #: Keeps the header table right behind the beginning of a block that is too large.
+        self.more_headers = self._headers.read_rest
         #: The last stream that was opened, the data that may still come, and those of streams with a content-length.
         self.last, self._credit, self.promised = 0, h2.LARGEST_WINDOW, dict[int, int]()
         self._patience, self.progress = Patience(), Progress(service.limits.stall_seconds)

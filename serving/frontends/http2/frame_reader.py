@@ -29,7 +29,10 @@ class Receiver(Protocol):
         """``data[begin:end]`` came on stream ``number``: a whole DATA frame, or a part of one."""
 
     def headers(self, number: int, flags: int, block: bytes) -> None:
-        """A whole block of headers came, with the flags of its HEADERS frame."""
+        """A whole block of headers came, with the flags of its HEADERS frame; or the beginning of one too large."""
+
+    def more_headers(self, part: bytes) -> None:
+        """More of a block that is too large came: it matters only for what it adds to the header table."""
 
     def control(self, kind: int, flags: int, number: int, payload: bytes) -> None:
         """A frame of any other kind came."""
@@ -206,12 +209,15 @@ class FrameReader:
             self._block = (number, flags, block if isinstance(block, bytearray) else bytearray(block))
 
     def _read_long(self, number: int, flags: int, block: LongBlock, receiver: Receiver, until: float) -> None:
-        """Read a long block while the turn lasts, at least for one step; pass it on once all of it is plain."""
-        while (plain := block.step()) is None:
+        """Read a long block while the turn lasts, at least for one step; pass on what is plain."""
+        while (part := block.step()) is not None:
+            if part and block.at_start:
+                receiver.headers(number, flags, part)
+            elif part:
+                receiver.more_headers(part)
             if monotonic() >= until:
                 return
         self._long = None
-        receiver.headers(number, flags, plain)
 
 
 def _without_padding(flags: int, number: int, payload: bytes) -> bytes:

@@ -18,7 +18,7 @@ ORDINARY_CALLS = 32
 #: Data that the client may send on one stream before we have read them, in bytes.
 WINDOW_BYTES = 1 << 20
 #: A whole block of headers, in one frame or several, in bytes. A larger one ends the connection; one with more than
-#: LIST_BYTES of headers is read, so that later blocks can be, but its call is refused.
+#: LIST_BYTES or LIST_HEADERS is read, so that later blocks can be, but its call is refused.
 BLOCK_BYTES = 1 << 20
 #: One frame from the client, in bytes.
 FRAME_BYTES = 1 << 20

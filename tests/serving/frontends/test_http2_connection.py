@@ -32,7 +32,7 @@ from normfold.serving.frontends.http2.limits import (
 )
 from normfold.serving.frontends.http2.turns import Turns
 from normfold.serving.wire import http2_frames as h2
-from normfold.serving.wire.http2_headers import MOST_HEADERS, written
+from normfold.serving.wire.http2_headers import written
 
 OK = {":status": "200", "content-type": "application/grpc", "grpc-status": "0"}
 HELLO = message(b"hello")
@@ -175,10 +175,6 @@ FAULTS = {
         lambda _: h2.frame(h2.SETTINGS, 0, 0, b"\0\x04\x80" + bytes(3) + b"\0\x04" + bytes(4)),
         h2.FLOW_CONTROL_ERROR,
     ),
-    "more headers than any request has": (
-        lambda _: h2.frame(h2.HEADERS, h2.END_HEADERS, 1, b"\x88" * (MOST_HEADERS + 1)),
-        h2.COMPRESSION_ERROR,
-    ),
     "a frame larger than allowed": (
         lambda _: (FRAME_BYTES + 1).to_bytes(3, "big") + bytes((h2.DATA, 0)) + bytes(4),
         h2.FRAME_SIZE_ERROR,
@@ -319,11 +315,11 @@ def test_clients_with_a_header_table_are_understood_whatever_others_have_sent(se
 
 
 @pytest.mark.parametrize("huffman", [True, False])
-@pytest.mark.parametrize("values", [1, 40, 1900])
-def test_a_call_with_too_many_headers_is_refused_alone(raw, served, values, huffman):
+@pytest.mark.parametrize(("values", "size"), [(1, 90_000), (40, 2250), (1900, 47), (20_000, 5), (400, 600)])
+def test_a_call_with_too_many_headers_is_refused_alone(raw, served, values, size, huffman):
     raw.ask(1, HELLO, "Wait")
     wait_until(lambda: served.methods.waiting == 1)
-    sent = [(f"x-{at}", "v" * (90_000 // values)) for at in range(values)]
+    sent = [(f"x-{at}", "v" * size) for at in range(values)]
     block = raw.encoder.encode([*request_headers(), *sent], huffman)
     parts = [block[at : at + 16_384] for at in range(0, len(block), 16_384)]
     raw.send(h2.frame(h2.HEADERS, 0, 3, parts[0]))
@@ -335,7 +331,7 @@ def test_a_call_with_too_many_headers_is_refused_alone(raw, served, values, huff
         "received metadata is larger than 65536 bytes or 512 headers",
     )
     for stream in (5, 7):
-        raw.ask(stream, HELLO, x_0="v" * (90_000 // values))  # as it is in the table now
+        raw.ask(stream, HELLO, **{f"x_{values - 1}": "v" * size})  # as it is in the table now
         assert raw.answer(stream)[1]["grpc-status"] == ("8" if values == 1 else "0")
     assert served.methods.waiting == 1
 

@@ -44,7 +44,7 @@ from normfold.serving.rpc.caller import CALLER
 from normfold.serving.rpc.methods import Method
 from normfold.serving.rpc.traffic import Traffic
 from normfold.serving.wire import http2_frames as h2
-from normfold.serving.wire.http2_headers import written
+from normfold.serving.wire.http2_headers import HeaderReader, written
 from normfold.serving.wire.long_blocks import STEP_BYTES
 
 HELLO = message(b"hello")
@@ -243,6 +243,24 @@ def test_a_long_block_of_headers_is_read_in_many_turns_and_what_follows_waits_fo
         assert connection.holding.bytes == 0
         kinds = [each.kind for each in socket.frames()]
         assert kinds[-4:] in ([h2.HEADERS, h2.DATA, h2.HEADERS, h2.PING], [h2.PING, h2.HEADERS, h2.DATA, h2.HEADERS])
+
+    on_loop(read)
+
+
+@pytest.mark.parametrize("headers", [b"\x88" * 50_000, b"\x41\x00" * 50_000])
+def test_a_block_of_many_headers_refuses_its_call_alone_in_many_turns(clock, on_loop, headers):
+    async def read(service: Service) -> None:
+        connection, socket = greeted(service)
+        clock(1)
+        block = hpack.Encoder().encode(request_headers()) + headers
+        connection.data_received(h2.frame(h2.HEADERS, h2.END_HEADERS | h2.END_STREAM, 1, block) + asked(3))
+        assert connection.holding.bytes >= len(block)
+        assert await rest(connection) >= 300
+        assert connection.holding.bytes == 0
+        answers = [each for each in socket.frames() if each.kind == h2.HEADERS and each.flags & h2.END_STREAM]
+        assert [each.stream for each in answers] == [1, 3]
+        assert (b"grpc-status", b"8") in HeaderReader().read(answers[0].payload)
+        assert (b"grpc-status", b"0") in HeaderReader().read(answers[1].payload)
 
     on_loop(read)
 
