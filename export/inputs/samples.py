@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from normfold.array_file import open_array_file, why_unread
 from normfold.counting import counted
 from normfold.export.errors import InputSpecError
-from normfold.export.inputs.specs import MAX_ELEMENTS, Dimension, InputSpec
+from normfold.export.inputs.specs import MAX_ELEMENTS, Dimension, InputSpec, beyond
 
 __all__ = ["SampleFile", "fit", "read_sample", "sample_sizes"]
 
@@ -147,8 +147,7 @@ def _refuse_beyond(array: NDArray[Any], spec: InputSpec, name: str) -> None:
     """Raise InputSpecError where an integer is none that the input's datatype holds: cast, it would be another one."""
     if array.dtype.kind not in "iu" or not array.size:
         return
-    whole = np.iinfo(spec.datatype.dtype)
-    wrong = next((n for n in (int(array.min()), int(array.max())) if not whole.min <= n <= whole.max), None)
+    wrong, whole = beyond(spec.datatype, (int(array.min()), int(array.max())))
     if wrong is not None:
         raise InputSpecError(
             f"sample '{name}': '{spec.name}' holds {wrong}, and the input takes {spec.datatype.name}, from {whole.min} "

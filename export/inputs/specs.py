@@ -108,6 +108,12 @@ class InputSpec:
         return low, max(low, min(high, sizes[self.limit] - self.below, int(np.iinfo(self.datatype.dtype).max)))
 
 
+def beyond(datatype: Datatype, numbers: Iterable[int]) -> tuple[int | None, np.iinfo[Any]]:
+    """Return the first of ``numbers`` that an integer ``datatype`` does not hold, None if there is none; its limits."""
+    whole = np.iinfo(datatype.dtype)
+    return next((n for n in numbers if not whole.min <= n <= whole.max), None), whole
+
+
 _INPUT = re.compile(
     r"\s*([^=\[\]]+?)\s*=\s*(\w+)\s*\[([^\[\]]*)\]\s*"
     r"(?::\s*(-?\d+)\s*\.\.\s*(?:(-?\d+)|([A-Za-z_]\w*)\s*(?:-\s*(\d+))?)\s*)?\Z"
@@ -144,8 +150,7 @@ def parse_input(text: str) -> InputSpec:
             f"{datatype.name} with --sample"
         )
     if values is not None and datatype.dtype.kind in "iu":
-        whole = np.iinfo(datatype.dtype)
-        wrong = next((n for n in (low, high) if n is not None and not whole.min <= int(n) <= whole.max), None)
+        wrong, whole = beyond(datatype, [int(n) for n in (low, high) if n is not None])
         if wrong is not None:
             raise InputSpecError(
                 f"--input {text!r}: {datatype.name} holds numbers from {whole.min} to {whole.max}, not {wrong}"

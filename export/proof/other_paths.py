@@ -59,7 +59,8 @@ def within_one_path(origin: Origin, sizes: Sizes, guards: Sequence[Guard], graph
                 sizes = found
     kept = _with_steps(sizes, [d for gap in gaps.values() for d in gap.steps])
     together: list[_Gaps] = []
-    without_steps: set[tuple[str, ...]] = set()  # no steps keep a condition on these: told once
+    # Dimensions with a condition that no steps keep: one such condition on them is in the message, and no more.
+    without_steps: set[tuple[str, ...]] = set()
     for guard in (g for g in guards if len(g.names) > 1):
         if guard.names not in without_steps and (broken := _together(paths, kept, guard)):
             together.append(broken)

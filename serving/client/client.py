@@ -73,8 +73,8 @@ class Client:
         Raises ValueError.
         """
         self.address, self.timeout = checked_address(address), checked_timeout(timeout)
-        #: By model and version; None: the server has no such procedure. To forget, a new dict takes its place: calls of
-        #: other threads that began before still read the old one, and add to it what they are told.
+        #: By model and version; None: the server has no such procedure. A new dict replaces it when all is forgotten:
+        #: calls that other threads have begun before go on with the old dict, and put their answers there.
         self._known: dict[tuple[str, str], ModelMetadata | None] = {}
         self._plans = MessagePlans()
         self._call_metadata = CallMetadata(metadata, token)

@@ -6,6 +6,7 @@ on earlier blocks, and equal blocks need to be read only once. Until these SETTI
 
 from __future__ import annotations
 
+import base64
 from collections import deque
 from functools import lru_cache
 
@@ -207,6 +208,11 @@ def past(block: bytes, at: int) -> int:
 @lru_cache(1024)
 def _plain(data: bytes) -> bytes:
     return decode_huffman(data)
+
+
+def metadata_header(name: str, value: str | bytes) -> Header:
+    """The header of gRPC metadata; bytes, which names in -bin have, are sent in base64, without padding."""
+    return name.encode(), value.encode() if isinstance(value, str) else base64.b64encode(value).rstrip(b"=")
 
 
 def written(*headers: Header) -> bytes:

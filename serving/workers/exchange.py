@@ -14,6 +14,7 @@ from normfold.serving.wording import quoted
 from normfold.serving.workers import agreement
 from normfold.serving.workers.journal import Change, Journal
 from normfold.serving.workers.messages import (
+    MODEL,
     AllAnswered,
     AskAll,
     CountersChanged,
@@ -35,9 +36,6 @@ from normfold.serving.workers.messages import (
 from normfold.serving.workers.process import WorkerProcess
 
 log = logging.getLogger(__name__)
-
-#: The beginning of the keys of changes of models.
-MODEL = ("model",)
 
 #: A question to all is answered without the workers that take longer than this. It must be clearly less than the time
 #: that the HTTP port waits for the counters (LOOP_SECONDS in ``service/http.py``), or one worker that hangs hides all.
@@ -202,8 +200,8 @@ class Exchange:
 
     def _answers(self, asked: AskAll) -> bool:
         """Whether a worker has a version that answers of the model that ``asked`` changes."""
-        names = {part.key[1] for part in asked.remember if part.key[:1] == MODEL}
-        return any(each.answers for one in self._joined.values() for each in one.served if each.name in names)
+        served = (each for worker in self._joined.values() for each in worker.served)
+        return any(each.answers for each in served if each.name in asked.models)
 
     async def _again(self, asked: AskAll, answers: Mapping[int, WorkerAnswer]) -> dict[int, WorkerAnswer]:
         """The answers of the workers that could not do what others did, each asked once more.
@@ -222,7 +220,7 @@ class Exchange:
 
         Somebody has written to the files while the workers read them.
         """
-        names, loads = {part.key[1] for part in asked.remember if part.key[:1] == MODEL}, 1
+        names, loads = asked.models, 1
         while agreement.unlike((worker.served for worker in self.listening), names) and not any(
             answer.error for answer in answers.values()
         ):

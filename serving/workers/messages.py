@@ -10,6 +10,9 @@ from dataclasses import dataclass
 
 from normfold.serving.catalog.served import ServedModel
 
+#: The beginning of the keys of changes of models.
+MODEL = ("model",)
+
 
 @dataclass(frozen=True)
 class WorkerAnswer:
@@ -145,6 +148,11 @@ class AskAll:
     #: Whether the request changes the server: changes are made one after the other, and later workers repeat them.
     change: bool
     remember: tuple[Remember, ...]
+
+    @property
+    def models(self) -> set[str]:
+        """The names of the models that the request changes."""
+        return {part.key[1] for part in self.remember if part.key[:1] == MODEL}
 
 
 @dataclass(frozen=True)

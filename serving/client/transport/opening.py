@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import base64
 import struct
 import zlib
 
-from normfold.serving.wire.http2_headers import Header, written
+from normfold.serving.wire.http2_headers import Header, metadata_header, written
 
 #: The gRPC metadata of a call: names and values; bytes for a name that ends in -bin.
 Pairs = tuple[tuple[str, str | bytes], ...]
@@ -80,13 +79,7 @@ class Opening:
 
 
 def _written_metadata(metadata: Pairs) -> bytes:
-    """Bytes are sent in base64, which gRPC wants without padding."""
-    return written(
-        *(
-            (name.encode(), base64.b64encode(value).rstrip(b"=") if isinstance(value, bytes) else value.encode())
-            for name, value in metadata
-        )
-    )
+    return written(*(metadata_header(name, value) for name, value in metadata))
 
 
 def written_timeout(seconds: float) -> bytes:

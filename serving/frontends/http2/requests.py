@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -13,7 +12,14 @@ from normfold.serving.errors import Status
 from normfold.serving.frontends.http2.inflation import ENCODINGS
 from normfold.serving.rpc.caller import kept_trace
 from normfold.serving.rpc.methods import Method
-from normfold.serving.wire.http2_headers import LIST_BYTES, LIST_HEADERS, Header, HeaderReader, written
+from normfold.serving.wire.http2_headers import (
+    LIST_BYTES,
+    LIST_HEADERS,
+    Header,
+    HeaderReader,
+    metadata_header,
+    written,
+)
 from normfold.serving.wire.pushback import Trailers
 
 #: The largest number of blocks whose meaning is kept; the cache is cleared when it would exceed that.
@@ -183,10 +189,7 @@ def ended(status: Status, details: str = "", more: Trailers = ()) -> bytes:
     headers = [(b"grpc-status", b"%d" % status)]
     if details:
         headers.append((b"grpc-message", percent_encoded(details)))
-    for name, value in more:  # gRPC sends binary values as base64 without padding
-        text = value.encode() if isinstance(value, str) else base64.b64encode(value).rstrip(b"=")
-        headers.append((name.encode(), text))
-    return written(*headers)
+    return written(*headers, *(metadata_header(name, value) for name, value in more))
 
 
 def percent_encoded(text: str) -> bytes:
